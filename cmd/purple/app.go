@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses of purple itself. Anything else is the command's own.
+const (
+	exitTimeout       = 124
+	exitRefused       = 125 // Purple refused or failed; nothing of the command has run, or the end is unknown
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitOOM           = 137
+)
+
+// app is what every command gets: the streams and the root flags, passed
+// explicitly so that a test can replace them.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	json           bool // --json
+}
+
+// statusError ends purple with a status. A nil err means that nothing is left
+// to say: the status is the command's own.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// exitStatus is the one place where an error becomes a status: what is not
+// said otherwise is a refusal.
+func exitStatus(err error) int {
+	var status *statusError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return status.status
+	default:
+		return exitRefused
+	}
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "purple",
+		Short:         "Run AI agents, and any command nobody vouches for, as confined systemd units",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
+	root.AddCommand(newProfileCommand(a), newPlanCommand(a), newRunCommand(a))
+	return root
+}

@@ -1,0 +1,47 @@
+// Package host examines the machine. It is the one place that does: what it
+// finds are values, which a test makes up.
+package host
+
+// Facts are what translate needs to know of the machine. Fields are filled by
+// Probe; a test fills them by hand.
+type Facts struct {
+	SystemdVersion int    // major version: 252
+	Manager        string // "system" or "user"
+	Cgroup         CgroupLayout
+	// Controllers that the manager can give a unit: "cpu", "memory", "pids", "io".
+	Controllers []string
+	SwapTotal   uint64 // bytes; a v1 memory controller cannot limit swap alone
+	LandlockABI int    // 0: the kernel has none
+
+	// ManagerNamespaces are the inode numbers of the manager's namespaces, by
+	// the names in /proc/PID/ns: "mnt" "uts" "ipc" "net" "pid" "user" "cgroup".
+	ManagerNamespaces map[string]uint64
+
+	// Paths tells, for each host path that the plan asked about, what is there.
+	Paths map[string]PathFact
+
+	PageSize int
+	Arch     string // GOARCH
+}
+
+// CgroupLayout says how control groups are mounted.
+type CgroupLayout string
+
+// The layouts. On a hybrid host the controllers are in v1 hierarchies.
+const (
+	Unified CgroupLayout = "unified"
+	Hybrid  CgroupLayout = "hybrid"
+)
+
+// PathFact is what Probe found at one host path.
+type PathFact struct {
+	Exists bool
+	IsDir  bool
+	FSType string // "ext4", "tmpfs", "overlay", "btrfs"
+	// Device is the whole disk behind the path ("254:0"), through partition,
+	// LUKS and btrfs; empty where there is none, as behind a tmpfs.
+	Device string
+	UID    uint32 // owner
+	GID    uint32
+	Mode   uint32 // permission bits, as stat(2) has them, type bits not included
+}

@@ -1,0 +1,125 @@
+// Package spec is what purple tells purple-init: the whole sandbox as plain
+// data, already decided. purple-init carries it out and decides nothing.
+package spec
+
+// Version of the format. purple and purple-init are one release: any other
+// version is refused, never guessed at.
+const Version = 1
+
+// MaxSize caps the encoded Spec, in bytes: argv and environment together are
+// limited to 2 MiB by the kernel's default, base64 adds a third.
+const MaxSize = 8 << 20
+
+// Spec is one sandbox. Strings that are the user's (argv, environment) are
+// bytes, because JSON would mend what is not UTF-8.
+type Spec struct {
+	Version int
+	Unit    string // "purple-web-0123abcd.service"
+	Detach  bool   // true: the end of the control socket is not the end of the run
+
+	Command  Command
+	Identity Identity
+
+	// ManagerNamespaces are the inode numbers that no namespace of the
+	// command may share: all seven, by their names in /proc/PID/ns.
+	ManagerNamespaces map[string]uint64
+	Hostname          string
+
+	Mounts []Mount // in the order they are made: parents before children
+	Files  []File  // small generated files, such as /etc/passwd
+
+	// WriteOnly are the sandbox paths that Landlock makes write-only.
+	WriteOnly []string
+
+	// Capabilities is the mask that the command keeps; bit n is capability n.
+	Capabilities uint64
+	// UnprivilegedPortStart is written to the network namespace's
+	// net.ipv4.ip_unprivileged_port_start when the policy adds
+	// CAP_NET_BIND_SERVICE: the namespace is Purple's, so the capability
+	// alone would mean nothing in it. Negative: left alone.
+	UnprivilegedPortStart int
+
+	Rlimits []Rlimit
+	// TasksLimit is how many tasks the command's user namespace may hold;
+	// 0 means no limit of its own.
+	TasksLimit uint64
+
+	// Filter is the seccomp program, an array of struct sock_filter.
+	Filter []byte
+
+	// Checks are limits that must read back from the unit's own cgroup.
+	Checks []CgroupCheck
+
+	// Terminal tells which of the descriptors 0, 1 and 2 become a pty.
+	Terminal [3]bool
+	Winsize  [4]uint16 // rows, columns, x pixels, y pixels
+}
+
+// Command is what the sandbox runs.
+type Command struct {
+	Path string   // absolute, as the sandbox sees it
+	Argv [][]byte // argv[0] first
+	Env  [][]byte // "NAME=value", the whole environment
+	Dir  string   // absolute, as the sandbox sees it
+}
+
+// Identity maps the one user and the one group of the sandbox.
+type Identity struct {
+	UID, GID         uint32 // inside
+	HostUID, HostGID uint32 // outside; never 0
+	// OwnerUID and OwnerGID own, on the host, what the command writes into
+	// an idmapped mount.
+	OwnerUID, OwnerGID uint32
+}
+
+// MountKind says what a Mount is.
+type MountKind string
+
+// The kinds of mount.
+const (
+	BindReadOnly  MountKind = "bind-read-only"
+	BindReadWrite MountKind = "bind-read-write"
+	Tmpfs         MountKind = "tmpfs"
+)
+
+// Mount is one mount below the sandbox's root.
+type Mount struct {
+	Kind   MountKind
+	Source string // host path; empty for a tmpfs
+	Target string // sandbox path
+	Size   uint64 // bytes, tmpfs only
+	Inodes uint64 // tmpfs only
+	Mode   uint32 // tmpfs only, of its root: 0700, 01777
+	// NoSymlinks refuses a source with a symbolic link anywhere in its path:
+	// a previous run could have put it there (CVE-2024-42472).
+	NoSymlinks bool
+	// Idmap shows the files of Identity.OwnerUID as the command's own.
+	Idmap bool
+	// Exec is false for a mount from which nothing may be executed.
+	Exec bool
+}
+
+// File is one generated file, read-only in the sandbox.
+type File struct {
+	Path    string
+	Mode    uint32
+	Content []byte
+}
+
+// Rlimit is one setrlimit(2) of the command; Resource is its number.
+type Rlimit struct {
+	Resource   int
+	Soft, Hard uint64
+}
+
+// CgroupCheck is one limit read back before the command starts. The check
+// holds if File, in the unit's own cgroup of Controller's hierarchy, holds the
+// words of Want; for Device checks, if the line that starts with Device has
+// each of them.
+type CgroupCheck struct {
+	Setting    string // the policy's name for it, for the error: "resources.pids_limit"
+	Controller string // "memory"; which v1 hierarchy on a hybrid host
+	File       string // "memory.max"
+	Device     string // "254:0" or empty
+	Want       []string
+}
