@@ -1,0 +1,151 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// openSource opens a host path that will be bound, as O_PATH. A symbolic link
+// on the way is refused when noSymlinks; otherwise it is followed only if
+// nobody but root could have put it there. A previous run may have written to
+// the directory: a link from it to /etc would bind /etc (CVE-2024-42472).
+func openSource(unsafePath string, noSymlinks bool) (int, error) {
+	fd, err := openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+	if !errors.Is(err, unix.ELOOP) {
+		return fd, err
+	}
+	if noSymlinks {
+		return -1, errors.New("there is a symbolic link in the path; name the directory itself")
+	}
+	if err := requireTrustedLinks(unsafePath); err != nil {
+		return -1, err
+	}
+	return openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_MAGICLINKS)
+}
+
+func openPath(dirfd int, name string, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve}
+	for {
+		fd, err := unix.Openat2(dirfd, name, &how)
+		// EAGAIN: a rename elsewhere raced with the walk (openat2(2)).
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+// maxLinks is the kernel's own limit (path_resolution(7)).
+const maxLinks = 40
+
+// requireTrustedLinks walks name and refuses a symbolic link that is not
+// root's, or that stands in a directory where others could replace it.
+func requireTrustedLinks(name string) error {
+	at := "/"
+	rest := strings.Split(name, "/")
+	for links := 0; len(rest) > 0; {
+		next := path.Join(at, rest[0])
+		rest = rest[1:]
+		var st unix.Stat_t
+		if err := unix.Lstat(next, &st); err != nil {
+			return fmt.Errorf("cannot examine %q: %w", next, err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			at = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return unix.ELOOP
+		}
+		if err := requireRootOnly(next, &st, at); err != nil {
+			return err
+		}
+		target, err := readlink(next)
+		if err != nil {
+			return err
+		}
+		if path.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return nil
+}
+
+func requireRootOnly(link string, st *unix.Stat_t, dir string) error {
+	var parent unix.Stat_t
+	if err := unix.Lstat(dir, &parent); err != nil {
+		return fmt.Errorf("cannot examine %q: %w", dir, err)
+	}
+	if st.Uid != 0 || parent.Uid != 0 || parent.Mode&0o022 != 0 {
+		return fmt.Errorf("%q is a symbolic link that others than root could have put there; name the directory itself", link)
+	}
+	return nil
+}
+
+func readlink(name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(name, buf)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the link %q: %w", name, err)
+	}
+	return string(buf[:n]), nil
+}
+
+// target opens a sandbox path below the new root, making what is missing of
+// it: directories, and at the end a directory or an empty file. Nothing is
+// ever made in a bound host directory: a mount point that is missing there is
+// an error, not litter in the user's tree. Links are never followed: a bound
+// directory could redirect the mount (CVE-2026-87766 in bubblewrap).
+func (s *sandbox) target(name string, dir bool) (int, error) {
+	at, err := unix.FcntlInt(uintptr(s.root), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	parts := strings.Split(strings.Trim(name, "/"), "/")
+	for i, part := range parts {
+		next, err := s.child(at, part, dir || i < len(parts)-1)
+		unix.Close(at)
+		if err != nil {
+			return -1, fmt.Errorf("cannot make the mount point %q: %w", "/"+path.Join(parts[:i+1]...), err)
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// child opens name in dirfd, making it first if it is not there.
+func (s *sandbox) child(dirfd int, name string, dir bool) (int, error) {
+	const strict = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	fd, err := openPath(dirfd, name, strict)
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	if err := s.requireOwnTmpfs(dirfd); err != nil {
+		return -1, err
+	}
+	if dir {
+		err = unix.Mkdirat(dirfd, name, 0o755)
+	} else {
+		err = unix.Mknodat(dirfd, name, unix.S_IFREG|0o644, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	return openPath(dirfd, name, strict)
+}
+
+// requireOwnTmpfs refuses a directory that is not on a tmpfs that this run made.
+func (s *sandbox) requireOwnTmpfs(dirfd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(dirfd, &st); err != nil {
+		return err
+	}
+	if !s.ownDevices[st.Dev] {
+		return errors.New("it does not exist in the bound host directory, and Purple makes nothing there")
+	}
+	return nil
+}

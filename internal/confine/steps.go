@@ -1,0 +1,110 @@
+// Package confine carries a spec out: it is all of purple-init. Three
+// processes share the work, each a re-execution of the same binary:
+//
+//	supervisor  the unit's main process, the only one outside the sandbox
+//	init        PID 1 of the sandbox; builds the root file system, then reaps
+//	command     drops every privilege and becomes the command
+//
+// The order of the steps is this file. Nothing is believed because a call
+// returned no error: each process reads back what is in force, and the command
+// is executed only after the supervisor has heard from both others.
+//
+// The package must stay small enough to audit in one sitting: it is static,
+// and imports no D-Bus, no YAML and no cgo.
+package confine
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Exit statuses, as in purple's own contract.
+const (
+	statusRefused       = 125
+	statusNotExecutable = 126
+	statusNotFound      = 127
+)
+
+// step is one thing to do. Its name completes the sentence "cannot …".
+type step[T any] struct {
+	name string
+	run  func(T) error
+}
+
+// initSteps turn the freshly cloned process into the sandbox's PID 1.
+var initSteps = []step[*sandbox]{
+	// First, because every later step would change the host if a
+	// namespace were the host's.
+	{"verify the namespaces", (*sandbox).verifyNamespaces},
+	{"set the host name", (*sandbox).setHostname},
+	{"prepare the network namespace", (*sandbox).prepareNetwork},
+	// While the host's files can still be named.
+	{"make the mounts private", (*sandbox).makeMountsPrivate},
+	{"open the bound paths", (*sandbox).openSources},
+	{"make the root file system", (*sandbox).makeRoot},
+	{"make /proc and /dev", (*sandbox).makeSystemDirs},
+	{"write the generated files", (*sandbox).writeFiles},
+	{"make the mounts", (*sandbox).attachMounts},
+	{"change the root", (*sandbox).pivotRoot},
+	// After the change of root, so that the pty is of the sandbox's own
+	// devpts and nothing of the caller's terminal is reachable.
+	{"open a terminal", (*sandbox).openTerminal},
+	// Without its groups and above the limits, before the child inherits them.
+	{"drop the supplementary groups", (*sandbox).dropGroups},
+	{"set the resource limits", (*sandbox).setRlimits},
+	// While /proc is still writable: the id maps are written through it.
+	// The child does the steps below at the same time, then waits.
+	{"make the user namespace", (*sandbox).spawnCommand},
+	{"make the root file system read-only", (*sandbox).sealRoot},
+	{"verify the mounts", (*sandbox).verifyMounts},
+	// Last: PID 1 keeps CAP_KILL alone, to forward signals.
+	{"drop the privileges of the sandbox's init", (*sandbox).dropPrivileges},
+}
+
+// commandSteps take every privilege from the process that will be the command.
+// All of them are per thread: they run on one locked thread, the one that
+// executes the command.
+var commandSteps = []step[*command]{
+	{"verify the namespaces", (*command).verifyNamespaces},
+	// Everything above 2 goes at execve, also what a careless caller left open.
+	{"close the descriptors", (*command).closeDescriptors},
+	// Before no_new_privs and the loss of CAP_SYS_ADMIN, which it needs otherwise.
+	{"restrict the file system with Landlock", (*command).restrictPaths},
+	{"set the resource limits", (*command).setRlimits},
+	// The bounding set needs CAP_SETPCAP, so it goes before the other sets.
+	{"drop the capabilities", (*command).dropCapabilities},
+	{"set no_new_privs", (*command).setNoNewPrivs},
+	{"enter the working directory", (*command).enterDir},
+	// Then, in exec.go and without a call in between: seccomp, read back by
+	// another thread, execve.
+}
+
+// StepError says which step could not be done. Status is purple's exit status.
+type StepError struct {
+	Step   string
+	Err    error
+	Status int
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("cannot %s: %v", e.Step, e.Err) }
+
+func (e *StepError) Unwrap() error { return e.Err }
+
+// runSteps stops at the first step that fails.
+func runSteps[T any](on T, steps []step[T]) error {
+	for _, s := range steps {
+		if err := s.run(on); err != nil {
+			return &StepError{Step: s.name, Err: err, Status: statusRefused}
+		}
+	}
+	return nil
+}
+
+// asStepError gives any error the shape that travels to purple.
+func asStepError(err error, step string) *StepError {
+	var e *StepError
+	if errors.As(err, &e) {
+		return e
+	}
+	return &StepError{Step: step, Err: err, Status: statusRefused}
+}

@@ -1,0 +1,325 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"golang.org/x/sys/unix"
+)
+
+// grace is how long the command may take to end after SIGTERM when nobody is
+// attached any more. When the manager stops the unit, its TimeoutStopSec= rules.
+const grace = 5 * time.Second
+
+// supervisor is the unit's main process. It stays outside the sandbox: the
+// command can neither see nor signal it.
+type supervisor struct {
+	spec    *spec.Spec
+	specFD  int
+	streams [3]int // the command's
+
+	up   *spec.Conn // to purple, or nil when detached
+	down *spec.Conn // to the sandbox's init
+
+	initPID  int
+	stopping bool // the manager asked the unit to stop
+}
+
+// Supervise runs as the unit's main process; its standard input is the control
+// socket. It returns the exit status: the command's, so that systemctl shows it.
+func Supervise() int {
+	s := &supervisor{up: spec.NewConn(0)}
+	status, err := s.run()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
+		report(s.up, err)
+		return statusRefused
+	}
+	return status
+}
+
+func (s *supervisor) run() (int, error) {
+	if err := s.receiveSpec(); err != nil {
+		return 0, err
+	}
+	// Before anything is made: nothing of a run starts in the host's namespaces.
+	if err := requireForeign(s.spec.ManagerNamespaces, unitNamespaces...); err != nil {
+		return 0, &StepError{Step: "verify the unit's namespaces", Err: err, Status: statusRefused}
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if err := s.startInit(); err != nil {
+		return 0, &StepError{Step: "start the sandbox", Err: err, Status: statusRefused}
+	}
+	if err := checkLimits(s.spec.Checks); err != nil {
+		return 0, &StepError{Step: "verify the limits", Err: err, Status: statusRefused}
+	}
+	if err := s.release(); err != nil {
+		return 0, err
+	}
+	return s.follow(signals)
+}
+
+// receiveSpec takes the first message: the spec and the command's streams.
+// Detached, the streams are the unit's own, which lead to the journal.
+func (s *supervisor) receiveSpec() error {
+	m, fds, err := s.up.Recv()
+	if err != nil {
+		return err
+	}
+	if m.Kind != spec.Start || len(fds) == 0 {
+		return fmt.Errorf("got the message %q instead of the spec", m.Kind)
+	}
+	s.specFD = fds[0]
+	if s.spec, err = spec.Decode(s.specFD); err != nil {
+		return err
+	}
+	if s.spec.Detach {
+		return s.detachedStreams()
+	}
+	if len(fds) != 4 {
+		return fmt.Errorf("got %d descriptors instead of the spec and three streams", len(fds))
+	}
+	copy(s.streams[:], fds[1:])
+	return nil
+}
+
+func (s *supervisor) detachedStreams() error {
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open \"/dev/null\": %w", err)
+	}
+	s.streams = [3]int{null, 1, 2}
+	return nil
+}
+
+// startInit clones the sandbox's PID 1 into the namespaces that the unit's
+// properties cannot give it. (The host name's is among them because
+// ProtectHostname= would come with a filter that forbids to set it.)
+func (s *supervisor) startInit() error {
+	conn, theirs, err := spec.Pair()
+	if err != nil {
+		return err
+	}
+	s.down = conn
+	attr := &syscall.ProcAttr{
+		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS,
+			Setsid:     true,
+		},
+	}
+	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init"}, attr)
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("cannot clone its init: %w", err)
+	}
+	s.leaveStreams()
+	return s.sendIdmap()
+}
+
+// leaveStreams closes the supervisor's copies of the command's streams.
+func (s *supervisor) leaveStreams() {
+	for _, fd := range s.streams {
+		if fd > 2 {
+			unix.Close(fd)
+		}
+	}
+	unix.Close(s.specFD)
+}
+
+// sendIdmap makes the user namespace whose map shows the owner's files as the
+// command's, if a mount needs it, and sends it to init. It takes a process to
+// make one; that ends as soon as init holds the namespace.
+func (s *supervisor) sendIdmap() error {
+	needed := false
+	for _, m := range s.spec.Mounts {
+		needed = needed || m.Idmap
+	}
+	if !needed {
+		return nil
+	}
+	ns, err := s.makeIdmap()
+	if err != nil {
+		return fmt.Errorf("cannot make the id map: %w", err)
+	}
+	defer ns.Close()
+	return s.down.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
+}
+
+func (s *supervisor) makeIdmap() (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	defer w.Close()
+	id := s.spec.Identity
+	attr := &syscall.ProcAttr{
+		Files: []uintptr{r.Fd()},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: int(id.OwnerUID), HostID: int(id.HostUID), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: int(id.OwnerGID), HostID: int(id.HostGID), Size: 1}},
+		},
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"purple-init", "userns"}, attr)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	w.Close()
+	_, waitErr := unix.Wait4(pid, nil, 0, nil)
+	return ns, errors.Join(err, waitErr)
+}
+
+// HoldUserNamespace keeps a user namespace until the supervisor has opened it:
+// until its standard input ends.
+func HoldUserNamespace() int {
+	var b [1]byte
+	_, _ = unix.Read(0, b[:])
+	return 0
+}
+
+// release lets the command go once everything has been read back, and tells
+// the manager and purple.
+func (s *supervisor) release() error {
+	m, fds, err := s.down.Recv()
+	if err != nil {
+		return fmt.Errorf("the sandbox's init is gone: %w", err)
+	}
+	if err := expect(m, spec.Ready); err != nil {
+		return err
+	}
+	if err := dropProcessCapabilities(0); err != nil {
+		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: statusRefused}
+	}
+	if err := notifyReady(); err != nil {
+		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: statusRefused}
+	}
+	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
+		return err
+	}
+	m, _, err = s.down.Recv()
+	if err != nil {
+		return fmt.Errorf("the sandbox's init is gone: %w", err)
+	}
+	if err := expect(m, spec.Started); err != nil {
+		return err
+	}
+	if err := s.up.Send(spec.Message{Kind: spec.Started}, fds...); err != nil && !s.spec.Detach {
+		return fmt.Errorf("purple is gone: %w", err)
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return nil
+}
+
+// event is what a reader of one control socket got.
+type event struct {
+	m   spec.Message
+	err error
+}
+
+func readMessages(c *spec.Conn) <-chan event {
+	events := make(chan event)
+	go func() {
+		for {
+			m, fds, err := c.Recv()
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			events <- event{m, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return events
+}
+
+// follow relays between purple, the manager and the sandbox until the command
+// has ended.
+func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
+	down := readMessages(s.down)
+	var up <-chan event
+	if !s.spec.Detach {
+		up = readMessages(s.up)
+	}
+	var kill <-chan time.Time
+	for {
+		select {
+		case e := <-down:
+			if status, done, err := s.fromInit(e); done || err != nil {
+				return status, err
+			}
+		case e := <-up:
+			if e.err != nil { // purple was killed, or its terminal closed
+				up, kill = nil, time.After(grace)
+				e.m = spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)}
+			}
+			s.toInit(e.m)
+		case <-signals:
+			s.stopping = true
+			s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
+		case <-kill:
+			s.end()
+		}
+	}
+}
+
+// toInit passes a message down. A failure means that init is gone, which the
+// other direction reports.
+func (s *supervisor) toInit(m spec.Message) { _ = s.down.Send(m) }
+
+// end closes the way to init, which then exits; the kernel kills the sandbox
+// with its PID 1 (pid_namespaces(7)).
+func (s *supervisor) end() { _ = unix.Shutdown(s.down.FD(), unix.SHUT_RDWR) }
+
+// fromInit handles one message of the sandbox's init; done: the run has ended.
+func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
+	if e.err != nil && !errors.Is(e.err, io.EOF) {
+		return 0, true, e.err
+	}
+	if e.err != nil {
+		// Killed from outside: the command went with it.
+		var ws unix.WaitStatus
+		if _, err := unix.Wait4(s.initPID, &ws, 0, nil); err != nil {
+			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
+		}
+		e.m = spec.Message{Kind: spec.Exited, WaitStatus: uint32(unix.SIGKILL)}
+	}
+	switch e.m.Kind {
+	case spec.Stopped:
+		s.tell(e.m)
+	case spec.Exited:
+		e.m.Stopping = s.stopping
+		s.tell(e.m)
+		return exitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
+	case spec.Failed:
+		return 0, true, expect(e.m, spec.Exited)
+	}
+	return 0, false, nil
+}
+
+// tell sends to purple, which may be gone: then nobody wants to know.
+func (s *supervisor) tell(m spec.Message) {
+	if !s.spec.Detach {
+		_ = s.up.Send(m)
+	}
+}
+
+// exitStatus is the shell's convention.
+func exitStatus(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

@@ -1,0 +1,125 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+)
+
+// mountLine is one line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+type mountLine struct {
+	target  string
+	options []string
+	shared  bool
+}
+
+// verifyMounts reads the mount table back: no mount is shared with the host's,
+// none lets a setuid or device file work, and what should be read-only is.
+func (s *sandbox) verifyMounts() error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines, err := parseMountinfo(string(data))
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if err := checkMount(l); err != nil {
+			return fmt.Errorf("mount %q: %w", l.target, err)
+		}
+	}
+	for _, target := range append(s.readOnlyTargets(), "/", "/proc", "/dev") {
+		if err := requireReadOnly(lines, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sandbox) readOnlyTargets() []string {
+	var targets []string
+	for _, m := range s.spec.Mounts {
+		if m.Kind == spec.BindReadOnly {
+			targets = append(targets, m.Target)
+		}
+	}
+	return targets
+}
+
+func checkMount(l mountLine) error {
+	if l.shared {
+		return errors.New("it is shared with other namespaces")
+	}
+	if !slices.Contains(l.options, "nosuid") {
+		return errors.New("it is not nosuid")
+	}
+	if !slices.Contains(l.options, "nodev") && !isDeviceMount(l.target) {
+		return errors.New("it is not nodev")
+	}
+	return nil
+}
+
+// isDeviceMount tells whether target is one of the mounts that are devices:
+// the nodes in /dev, the ptys, and the masks of /proc, which are /dev/null.
+func isDeviceMount(target string) bool {
+	if target == "/dev/pts" {
+		return true
+	}
+	if name, ok := strings.CutPrefix(target, "/dev/"); ok {
+		return slices.ContainsFunc(deviceNodes, func(n deviceNode) bool { return n.name == name })
+	}
+	name, ok := strings.CutPrefix(target, "/proc/")
+	return ok && slices.Contains(maskedFiles, name)
+}
+
+// requireReadOnly looks at target and everything mounted below it that is not
+// a mount of the policy's own: a submount of the host's left writable is how a
+// read-only bind is usually broken. The last line of a target is on top.
+func requireReadOnly(lines []mountLine, target string) error {
+	i := lastMount(lines, target)
+	if i < 0 {
+		return fmt.Errorf("nothing is mounted at %q", target)
+	}
+	if !slices.Contains(lines[i].options, "ro") {
+		return fmt.Errorf("mount %q is writable", target)
+	}
+	return nil
+}
+
+func lastMount(lines []mountLine, target string) int {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if lines[i].target == target {
+			return i
+		}
+	}
+	return -1
+}
+
+func parseMountinfo(text string) ([]mountLine, error) {
+	var lines []mountLine
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 7 {
+			return nil, fmt.Errorf("cannot read the mount table: %q", line)
+		}
+		l := mountLine{target: unescapeMount(fields[4]), options: strings.Split(fields[5], ",")}
+		for _, tag := range fields[6:] {
+			if tag == "-" {
+				break
+			}
+			l.shared = l.shared || strings.HasPrefix(tag, "shared:") || strings.HasPrefix(tag, "master:")
+		}
+		lines = append(lines, l)
+	}
+	return lines, nil
+}
+
+// unescapeMount undoes the octal escapes of space, tab, newline and backslash.
+func unescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

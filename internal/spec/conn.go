@@ -1,0 +1,171 @@
+package spec
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// MessageKind says what a Message means.
+type MessageKind string
+
+// The messages. Down is from purple to the supervisor and on to the init of
+// the sandbox; up is the way back.
+const (
+	Start    MessageKind = "start"    // down; descriptors: the spec, then the standard streams
+	UserNS   MessageKind = "userns"   // supervisor to init; descriptor: the namespace that maps idmapped mounts
+	Go       MessageKind = "go"       // supervisor to init: everything read back, execute the command
+	Signal   MessageKind = "signal"   // down: send Signal to the command's process group
+	StopAll  MessageKind = "stop-all" // supervisor to init: send Signal to every process of the sandbox
+	Continue MessageKind = "continue" // down: continue the stopped command, in the foreground
+
+	Ready   MessageKind = "ready"   // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Started MessageKind = "started" // up; descriptor: the pty's master, if any
+	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
+	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
+	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
+)
+
+// Message is one datagram on a control socket.
+type Message struct {
+	Kind MessageKind
+
+	Signal     int    `json:",omitempty"`
+	WaitStatus uint32 `json:",omitempty"` // as wait4(2) gives it
+	Stopping   bool   `json:",omitempty"` // the manager had asked the unit to stop before the command ended
+	Step       string `json:",omitempty"`
+	Error      string `json:",omitempty"`
+	Status     int    `json:",omitempty"` // exit status that goes with Failed
+}
+
+// maxMessage is far above what a Message needs; the spec itself travels as a
+// descriptor.
+const maxMessage = 16 << 10
+
+// maxDescriptors is the most that one message carries: the spec and three streams.
+const maxDescriptors = 4
+
+// Conn is one end of a control socket: SOCK_SEQPACKET, so that a message is
+// never half-read and the peer's end is seen.
+type Conn struct {
+	fd int
+}
+
+// NewConn takes the descriptor over.
+func NewConn(fd int) *Conn { return &Conn{fd: fd} }
+
+// Pair makes a connected pair. Neither end has a name that another process
+// could connect to.
+func Pair() (*Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a control socket: %w", err)
+	}
+	return &Conn{fd: fds[0]}, os.NewFile(uintptr(fds[1]), "control socket"), nil
+}
+
+// Close closes this end.
+func (c *Conn) Close() error { return unix.Close(c.fd) }
+
+// Send sends m and the descriptors with it; the caller keeps its own.
+func (c *Conn) Send(m Message, fds ...int) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode message %q: %v", m.Kind, err)
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	for {
+		err = unix.Sendmsg(c.fd, body, rights, nil, unix.MSG_NOSIGNAL)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot send message %q: %w", m.Kind, err)
+	}
+	return nil
+}
+
+// Recv waits for a message. It returns io.EOF when the peer is gone.
+// The descriptors are close-on-exec and the caller's to close.
+func (c *Conn) Recv() (Message, []int, error) {
+	body := make([]byte, maxMessage)
+	oob := make([]byte, unix.CmsgSpace(4*maxDescriptors))
+	n, oobn, flags, err := c.recvmsg(body, oob)
+	if errors.Is(err, unix.ECONNRESET) || (err == nil && n == 0) {
+		return Message{}, nil, io.EOF
+	}
+	if err != nil {
+		return Message{}, nil, fmt.Errorf("cannot receive a message: %w", err)
+	}
+	fds, err := parseRights(oob[:oobn])
+	if err != nil {
+		return Message{}, nil, err
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		closeAll(fds)
+		return Message{}, nil, errors.New("cannot receive a message: it was truncated")
+	}
+	var m Message
+	if err := decodeStrictly(body[:n], &m); err != nil {
+		closeAll(fds)
+		return Message{}, nil, fmt.Errorf("cannot decode a message: %w", err)
+	}
+	return m, fds, nil
+}
+
+func (c *Conn) recvmsg(body, oob []byte) (n, oobn, flags int, err error) {
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(c.fd, body, oob, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			return n, oobn, flags, err
+		}
+	}
+}
+
+func parseRights(oob []byte) ([]int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read a control message: %w", err)
+	}
+	var fds []int
+	for i := range messages {
+		got, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			closeAll(fds)
+			return nil, fmt.Errorf("cannot read descriptors: %w", err)
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// decodeStrictly refuses unknown fields and anything after the value.
+func decodeStrictly(data []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("trailing data")
+	}
+	return nil
+}
+
+// FD is the descriptor, which stays the Conn's.
+func (c *Conn) FD() int { return c.fd }
