@@ -1,0 +1,200 @@
+// Package units starts, follows and stops Purple's units: systemd's manager
+// over D-Bus. It knows nothing of policies; what it starts is a list of
+// properties.
+package units
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+// systemBus is dialled by its path and not by DBUS_SYSTEM_BUS_ADDRESS: the
+// environment of the caller must not choose who is asked for isolation.
+const systemBus = "unix:path=/run/dbus/system_bus_socket"
+
+const (
+	managerName = "org.freedesktop.systemd1"
+	managerPath = dbus.ObjectPath("/org/freedesktop/systemd1")
+	managerIf   = "org.freedesktop.systemd1.Manager"
+	unitIf      = "org.freedesktop.systemd1.Unit"
+	serviceIf   = "org.freedesktop.systemd1.Service"
+	propsIf     = "org.freedesktop.DBus.Properties"
+)
+
+// Property is one property of a unit, by its name on the bus.
+type Property = systemd.Property
+
+// ErrNoManager says that no systemd answers on the system bus.
+var ErrNoManager = errors.New("no systemd answers on the system bus")
+
+// Manager is a connection to systemd's system manager.
+type Manager struct {
+	bus     *dbus.Conn
+	signals chan *dbus.Signal
+}
+
+// Connect dials the system bus. One connection serves calls and signals: each
+// costs the start of a sandbox an authentication.
+func Connect(ctx context.Context) (*Manager, error) {
+	// Enough for what one unit says in its life; godbus drops nothing but
+	// blocks its reader on a full channel.
+	signals := make(chan *dbus.Signal, 64)
+	bus, err := dbus.Dial(systemBus, dbus.WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v (is this machine booted with systemd, and is dbus installed?)", ErrNoManager, err)
+	}
+	m := &Manager{bus: bus, signals: signals}
+	if err := m.authenticate(); err != nil {
+		bus.Close()
+		return nil, fmt.Errorf("%w: %v", ErrNoManager, err)
+	}
+	bus.Signal(signals)
+	return m, nil
+}
+
+func (m *Manager) authenticate() error {
+	methods := []dbus.Auth{dbus.AuthExternal(fmt.Sprint(os.Getuid()))}
+	if err := m.bus.Auth(methods); err != nil {
+		return fmt.Errorf("cannot authenticate: %w", err)
+	}
+	if err := m.bus.Hello(); err != nil {
+		return fmt.Errorf("cannot register: %w", err)
+	}
+	return nil
+}
+
+// Close ends the connection; a unit that was started stays.
+func (m *Manager) Close() error { return m.bus.Close() }
+
+func (m *Manager) manager() dbus.BusObject { return m.bus.Object(managerName, managerPath) }
+
+// Version is the manager's version string, such as "252.39-1~deb12u1".
+func (m *Manager) Version() (string, error) {
+	v, err := m.manager().GetProperty(managerIf + ".Version")
+	if err != nil {
+		return "", fmt.Errorf("%w: cannot read its version: %v", ErrNoManager, err)
+	}
+	s, ok := v.Value().(string)
+	if !ok {
+		return "", fmt.Errorf("cannot read systemd's version: it is a %s", v.Signature())
+	}
+	return s, nil
+}
+
+// Run is a unit that was started here.
+type Run struct {
+	m    *Manager
+	name string
+	path dbus.ObjectPath
+}
+
+// Start asks for a transient service. It returns when systemd has accepted the
+// job, not when the unit runs. The unit stays loaded until the connection is
+// closed (AddRef=), or its result could be gone before it is read.
+func (m *Manager) Start(ctx context.Context, name string, properties []Property) (*Run, error) {
+	r := &Run{m: m, name: name, path: dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))}
+	match := fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
+	// The bus keeps the order of one connection's messages, so these three
+	// need one wait: nothing the unit does comes before the match.
+	calls := []*dbus.Call{
+		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
+		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
+		m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1),
+			name, "fail", append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)}), []auxUnit{}),
+	}
+	for _, call := range calls {
+		if done := <-call.Done; done.Err != nil {
+			return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
+		}
+	}
+	return r, nil
+}
+
+// auxUnit is the type of StartTransientUnit's last argument, which is unused.
+type auxUnit struct {
+	Name       string
+	Properties []systemd.Property
+}
+
+// explain says what systemd's more cryptic errors mean.
+func explain(err error) error {
+	var e dbus.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Name {
+	case "org.freedesktop.systemd1.UnitExists":
+		return errors.New("a unit of this name exists already")
+	case "org.freedesktop.DBus.Error.PropertyReadOnly":
+		return fmt.Errorf("this systemd does not know a property: %v", e)
+	case "org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired":
+		return fmt.Errorf("not allowed: %v", e)
+	}
+	return err
+}
+
+// End is why and how a unit ended, as systemd saw it.
+type End struct {
+	Result string // "success", "exit-code", "signal", "timeout", "oom-kill", …
+	Code   int32  // si_code of the main process: 1 exited, 2 killed, 3 dumped
+	Status int32  // exit status or signal
+}
+
+// Wait returns when the unit is inactive or failed.
+func (r *Run) Wait(ctx context.Context) (End, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return End{}, fmt.Errorf("cannot learn how %s ended: %w", r.name, ctx.Err())
+		case s, ok := <-r.m.signals:
+			if !ok {
+				return End{}, fmt.Errorf("cannot learn how %s ended: the connection to systemd is gone", r.name)
+			}
+			if r.isEnd(s) {
+				return r.end()
+			}
+		}
+	}
+}
+
+// isEnd tells whether s says that this unit is no longer active.
+func (r *Run) isEnd(s *dbus.Signal) bool {
+	if s.Path != r.path || len(s.Body) < 2 || s.Body[0] != unitIf {
+		return false
+	}
+	changed, ok := s.Body[1].(map[string]dbus.Variant)
+	if !ok {
+		return false
+	}
+	state, _ := changed["ActiveState"].Value().(string)
+	return state == "inactive" || state == "failed"
+}
+
+func (r *Run) end() (End, error) {
+	var all map[string]dbus.Variant
+	if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".GetAll", 0, serviceIf).Store(&all); err != nil {
+		return End{}, fmt.Errorf("cannot read the result of %s: %w", r.name, err)
+	}
+	var e End
+	for name, into := range map[string]any{"Result": &e.Result, "ExecMainCode": &e.Code, "ExecMainStatus": &e.Status} {
+		if err := dbus.Store([]any{all[name].Value()}, into); err != nil {
+			return End{}, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
+		}
+	}
+	return e, nil
+}
+
+// Kill sends SIGKILL to every process of the unit.
+func (r *Run) Kill(ctx context.Context) error {
+	err := r.m.manager().CallWithContext(ctx, managerIf+".KillUnit", 0, r.name, "all", int32(9)).Err
+	if err != nil && !strings.Contains(err.Error(), "not loaded") {
+		return fmt.Errorf("cannot kill %s: %w", r.name, err)
+	}
+	return nil
+}
