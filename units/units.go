@@ -92,6 +92,9 @@ type Run struct {
 	m    *Manager
 	name string
 	path dbus.ObjectPath
+	// begun: the unit has left the state "inactive", in which it was loaded.
+	// systemd announces that one too.
+	begun bool
 }
 
 // Start asks for a transient service. It returns when systemd has accepted the
@@ -173,7 +176,15 @@ func (r *Run) isEnd(s *dbus.Signal) bool {
 		return false
 	}
 	state, _ := changed["ActiveState"].Value().(string)
-	return state == "inactive" || state == "failed"
+	switch state {
+	case "inactive", "failed":
+		return r.begun
+	case "":
+		return false
+	default:
+		r.begun = true
+		return false
+	}
 }
 
 func (r *Run) end() (End, error) {

@@ -105,25 +105,18 @@ func (s *sandbox) dropPrivileges() error {
 	return dropProcessCapabilities(1 << unix.CAP_KILL)
 }
 
-// dropProcessCapabilities does on every thread of this process what
-// dropCapabilities does on one: Go has several, and each has sets of its own.
+// dropProcessCapabilities leaves this process keep and no way to more, on
+// every thread: Go has several, and each has sets of its own. The process
+// executes nothing any more, so with no_new_privs the bounding set, which only
+// matters at execve, need not be walked: each call stops all threads.
 func dropProcessCapabilities(keep uint64) error {
-	for n := uintptr(0); n <= unix.CAP_LAST_CAP; n++ {
-		_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n, 0)
-		if errno != 0 && errno != unix.EINVAL {
-			return fmt.Errorf("cannot drop capability %d from the bounding set: %w", n, errno)
-		}
-	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot clear the ambient set: %w", errno)
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("cannot set no_new_privs: %w", errno)
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := capabilitySets(keep, 0)
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0); errno != 0 {
 		return fmt.Errorf("cannot set the capabilities: %w", errno)
-	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot set no_new_privs: %w", errno)
 	}
 	return nil
 }

@@ -12,11 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// applyRlimits sets each limit, or keeps the hard limit of the manager where
+// that is lower: the command never gets more than either.
 func applyRlimits(limits []spec.Rlimit) error {
 	for _, l := range limits {
-		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, l.Resource, nil, &now); err != nil {
+			return fmt.Errorf("cannot read resource limit %d: %w", l.Resource, err)
+		}
+		hard := min(l.Hard, now.Max)
+		lim := unix.Rlimit{Cur: min(l.Soft, hard), Max: hard}
 		if err := unix.Prlimit(0, l.Resource, &lim, nil); err != nil {
-			return fmt.Errorf("cannot set resource limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
+			return fmt.Errorf("cannot set resource limit %d to %d:%d: %w", l.Resource, lim.Cur, lim.Max, err)
 		}
 	}
 	return nil

@@ -190,15 +190,16 @@ func HoldUserNamespace() int {
 // release lets the command go once everything has been read back, and tells
 // the manager and purple.
 func (s *supervisor) release() error {
+	// While init and the command's process work.
+	if err := dropProcessCapabilities(0); err != nil {
+		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: statusRefused}
+	}
 	m, fds, err := s.down.Recv()
 	if err != nil {
 		return fmt.Errorf("the sandbox's init is gone: %w", err)
 	}
 	if err := expect(m, spec.Ready); err != nil {
 		return err
-	}
-	if err := dropProcessCapabilities(0); err != nil {
-		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: statusRefused}
 	}
 	if err := notifyReady(); err != nil {
 		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: statusRefused}
