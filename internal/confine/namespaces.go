@@ -39,7 +39,7 @@ func requireForeign(manager map[string]uint64, names ...string) error {
 }
 
 // unitNamespaces are those that the unit's properties ask the manager for.
-var unitNamespaces = []string{"mnt", "ipc", "net"}
+var unitNamespaces = []string{"net"}
 
 // initNamespaces are those that differ once init runs; the user namespace is
 // the command's alone.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -103,6 +104,10 @@ func (s *supervisor) detachedStreams() error {
 // properties cannot give it. (The host name's is among them because
 // ProtectHostname= would come with a filter that forbids to set it.)
 func (s *supervisor) startInit() error {
+	ids, err := s.startIdmap()
+	if err != nil {
+		return fmt.Errorf("cannot make the id map: %w", err)
+	}
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
@@ -111,7 +116,7 @@ func (s *supervisor) startInit() error {
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
 		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS,
+			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 			Setsid:     true,
 		},
 	}
@@ -121,7 +126,13 @@ func (s *supervisor) startInit() error {
 		return fmt.Errorf("cannot clone its init: %w", err)
 	}
 	s.leaveStreams()
-	return s.sendIdmap()
+	if ids == nil {
+		return nil
+	}
+	if err := ids.send(s.down); err != nil {
+		return fmt.Errorf("cannot make the id map: %w", err)
+	}
+	return nil
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.
@@ -134,32 +145,24 @@ func (s *supervisor) leaveStreams() {
 	unix.Close(s.specFD)
 }
 
-// sendIdmap makes the user namespace whose map shows the owner's files as the
-// command's, if a mount needs it, and sends it to init. It takes a process to
-// make one; that ends as soon as init holds the namespace.
-func (s *supervisor) sendIdmap() error {
-	needed := false
-	for _, m := range s.spec.Mounts {
-		needed = needed || m.Idmap
-	}
-	if !needed {
-		return nil
-	}
-	ns, err := s.makeIdmap()
-	if err != nil {
-		return fmt.Errorf("cannot make the id map: %w", err)
-	}
-	defer ns.Close()
-	return s.down.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
+// idmap is a user namespace whose map shows the owner's files as the
+// command's. It takes a process to make one, which is not needed any more once
+// the namespace is open.
+type idmap struct {
+	pid  int
+	hold *os.File // the process's standard input
 }
 
-func (s *supervisor) makeIdmap() (*os.File, error) {
+// startIdmap starts that process, if a mount needs the map.
+func (s *supervisor) startIdmap() (*idmap, error) {
+	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
+		return nil, nil
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	defer w.Close()
 	id := s.spec.Identity
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{r.Fd()},
@@ -171,12 +174,23 @@ func (s *supervisor) makeIdmap() (*os.File, error) {
 	}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"purple-init", "userns"}, attr)
 	if err != nil {
+		w.Close()
 		return nil, err
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
-	w.Close()
-	_, waitErr := unix.Wait4(pid, nil, 0, nil)
-	return ns, errors.Join(err, waitErr)
+	return &idmap{pid: pid, hold: w}, nil
+}
+
+// send opens the namespace, sends it to init and ends the process.
+func (m *idmap) send(to *spec.Conn) error {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", m.pid))
+	if err == nil {
+		err = to.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
+		ns.Close()
+	}
+	m.hold.Close()
+	killErr := unix.Kill(m.pid, unix.SIGKILL)
+	_, waitErr := unix.Wait4(m.pid, nil, 0, nil)
+	return errors.Join(err, killErr, waitErr)
 }
 
 // HoldUserNamespace keeps a user namespace until the supervisor has opened it:
