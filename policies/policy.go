@@ -31,6 +31,7 @@ type Policy struct {
 	Digest string
 
 	where map[string]Position
+	files []string
 }
 
 // Position is a place in a profile. The zero Position means that the value is

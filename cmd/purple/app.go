@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/purple-sandbox/purple/policies"
 	"github.com/spf13/cobra"
 )
 
@@ -22,7 +23,24 @@ const (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	json           bool // --json
+	json           bool           // --json
+	policyDirs     []policies.Dir // nil: the caller's own; a test sets them
+}
+
+// main runs one command line and returns the exit status. Every error is
+// printed here and nowhere else.
+func (a *app) main(args []string) int {
+	root := newRootCommand(a)
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.Execute()
+	var status *statusError
+	if err != nil && !(errors.As(err, &status) && status.err == nil) {
+		fmt.Fprintf(a.stderr, "purple: %v\n", err)
+	}
+	return exitStatus(err)
 }
 
 // statusError ends purple with a status. A nil err means that nothing is left

@@ -1,0 +1,288 @@
+package policies
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is one directory of profiles, NAME.yaml each.
+type Dir struct {
+	Path     string
+	Source   string // what to call it: "system", "package", "user"
+	Writable bool   // Create and Delete work in the first one that is
+}
+
+// SourceBuiltin is the Source of the profiles that are part of purple.
+const SourceBuiltin = "built-in"
+
+// DefaultDirs are the directories that a user's profiles are found in, the
+// first that has a name wins. home is not looked at for root (uid 0).
+func DefaultDirs(uid int, home string) []Dir {
+	system := Dir{Path: "/etc/purple/policies", Source: "system", Writable: uid == 0}
+	vendor := Dir{Path: "/usr/share/purple/policies", Source: "package"}
+	if uid == 0 {
+		return []Dir{system, vendor}
+	}
+	user := Dir{Path: filepath.Join(home, ".config/purple/policies"), Source: "user", Writable: true}
+	return []Dir{user, system, vendor}
+}
+
+// Store finds profiles by name: in its directories, in their order, and then
+// among the built-in ones.
+type Store struct {
+	dirs  []Dir
+	guard guard
+}
+
+// NewStore returns a Store that believes files of root and of this process's
+// user.
+func NewStore(dirs ...Dir) *Store {
+	return &Store{dirs: dirs, guard: guard{owners: []uint32{uint32(os.Geteuid())}}}
+}
+
+// TrustOwner makes the Store believe files of one more user: under sudo, the
+// one who called it.
+func (s *Store) TrustOwner(uid uint32) { s.guard.owners = append(s.guard.owners, uid) }
+
+// Profile is a profile as it was written.
+type Profile struct {
+	Name    string // as it was asked for; empty when asked for by path
+	Source  string // of its Dir, SourceBuiltin, or "file" for one by path
+	File    string // as errors name it
+	Content []byte
+}
+
+// Load reads the profile that arg names, by path if it has a slash, with all
+// that it extends. It changes nothing. A mistake in a profile is an Errors.
+func (s *Store) Load(arg string) (*Policy, error) {
+	profile, err := s.Read(arg)
+	if err != nil {
+		return nil, err
+	}
+	return s.Parse(profile.Name, profile.File, profile.Content)
+}
+
+// Parse is Parse, with the Store's profiles for "extends".
+func (s *Store) Parse(name, file string, content []byte) (*Policy, error) {
+	return parse(name, file, content, func(name string) (string, []byte, error) {
+		profile, err := s.find(name)
+		return profile.File, profile.Content, err
+	})
+}
+
+// Read returns the profile that arg names, unparsed.
+func (s *Store) Read(arg string) (Profile, error) {
+	if strings.Contains(arg, "/") {
+		return s.ReadFile(arg)
+	}
+	return s.find(arg)
+}
+
+// ReadFile returns the profile in a file. The error is fs.ErrNotExist if there
+// is none.
+func (s *Store) ReadFile(unsafePath string) (Profile, error) {
+	content, err := s.guard.read(unsafePath)
+	return Profile{Source: "file", File: unsafePath, Content: content}, err
+}
+
+func (s *Store) find(name string) (Profile, error) {
+	if err := ValidateName(name); err != nil {
+		return Profile{}, err
+	}
+	for _, dir := range s.dirs {
+		profile, err := s.findIn(dir, name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return profile, err
+		}
+	}
+	if file, content, ok := builtin(name); ok {
+		return Profile{name, SourceBuiltin, file, content}, nil
+	}
+	return Profile{}, s.notFound(name)
+}
+
+func (s *Store) findIn(dir Dir, name string) (Profile, error) {
+	file := filepath.Join(dir.Path, name+".yaml")
+	content, err := s.guard.read(file)
+	return Profile{name, dir.Source, file, content}, err
+}
+
+func (s *Store) notFound(name string) error {
+	var places []string
+	names := Builtins()
+	for _, dir := range s.dirs {
+		places = append(places, dir.Path)
+		names = append(names, namesIn(dir.Path)...)
+	}
+	places = append(places, "the built-in profiles")
+	return fmt.Errorf("there is no profile %q%s: looked in %s; \"purple profile list\" shows all, \"purple profile create %s\" makes it",
+		name, didYouMean(name, names), strings.Join(places, ", "), name)
+}
+
+// namesIn are the names of the profiles in a directory; none if it cannot be
+// read.
+func namesIn(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".yaml"); ok && validName(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Entry is one line of a list of profiles.
+type Entry struct {
+	Name        string `json:"name"`
+	Source      string `json:"source"`
+	File        string `json:"file"`
+	Description string `json:"description"`
+	Error       string `json:"error,omitempty"` // why it cannot be used
+}
+
+// List returns every profile that Load would find by name, sorted by name. One
+// that is broken is there with its Error.
+func (s *Store) List() []Entry {
+	names := Builtins()
+	for _, dir := range s.dirs {
+		names = append(names, namesIn(dir.Path)...)
+	}
+	slices.Sort(names)
+	var entries []Entry
+	for _, name := range slices.Compact(names) {
+		entries = append(entries, s.entry(name))
+	}
+	return entries
+}
+
+func (s *Store) entry(name string) Entry {
+	entry := Entry{Name: name}
+	profile, err := s.find(name)
+	entry.Source, entry.File = profile.Source, profile.File
+	var policy *Policy
+	if err == nil {
+		policy, err = s.Parse(name, profile.File, profile.Content)
+	}
+	if err != nil {
+		entry.Error = err.Error()
+		return entry
+	}
+	entry.Description = policy.Description
+	return entry
+}
+
+// Create writes a new profile into the first writable directory, made if need
+// be, and returns the file's path. The content must be a valid profile of that
+// name. An existing file is never replaced; on an error nothing has changed.
+func (s *Store) Create(name string, content []byte) (string, error) {
+	if err := ValidateName(name); err != nil {
+		return "", err
+	}
+	target, err := s.writable()
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(target.Path, name+".yaml")
+	if _, err := s.Parse(name, file, content); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(target.Path, 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the directory for profiles %q: %w", target.Path, cause(err))
+	}
+	dir, err := s.openDir(target.Path)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	err = writeNew(dir, name+".yaml", content)
+	if errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("profile %q exists already (%s): nothing was changed; \"purple profile delete %s\" first to replace it", name, file, name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot create profile %q: %w", name, err)
+	}
+	return file, nil
+}
+
+func (s *Store) writable() (Dir, error) {
+	for _, dir := range s.dirs {
+		if dir.Writable {
+			return dir, nil
+		}
+	}
+	return Dir{}, errors.New("internal error: no directory for profiles is writable")
+}
+
+// openDir opens a directory that holds, or will hold, profiles: one that others
+// may change is refused now, because what is in it would be refused later.
+func (s *Store) openDir(path string) (*os.File, error) {
+	dir, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the directory for profiles %q: %w", path, cause(err))
+	}
+	place, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err == nil {
+		err = s.guard.checkPlace(place, 1)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot use the directory for profiles %q: %w", path, err), dir.Close())
+	}
+	return dir, nil
+}
+
+// Delete removes a profile from the first writable directory and returns the
+// file's path. It removes a link or a broken file just as well, and never what
+// a link leads to. A profile of another directory is refused with the reason.
+func (s *Store) Delete(name string) (string, error) {
+	if err := ValidateName(name); err != nil {
+		return "", err
+	}
+	target, err := s.writable()
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(target.Path, name+".yaml")
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		return "", s.notDeletable(name, target)
+	}
+	dir, err := s.openDir(target.Path)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	if err := unix.Unlinkat(int(dir.Fd()), name+".yaml", 0); err != nil {
+		return "", fmt.Errorf("cannot delete profile %q (%s): %w", name, file, err)
+	}
+	return file, dir.Sync()
+}
+
+// notDeletable tells why a profile that is not in the writable directory
+// cannot be deleted.
+func (s *Store) notDeletable(name string, target Dir) error {
+	for _, dir := range s.dirs {
+		file := filepath.Join(dir.Path, name+".yaml")
+		if _, err := os.Lstat(file); err != nil {
+			continue
+		}
+		why := "it came with a package: remove that"
+		if dir.Source == "system" {
+			why = "it is the administrator's: delete it as root"
+		}
+		return fmt.Errorf("cannot delete profile %q (%s): %s; \"purple profile create %s\" makes one of your own that is used instead", name, file, why, name)
+	}
+	if _, _, ok := builtin(name); ok {
+		return fmt.Errorf("cannot delete profile %q: it is built into purple, there is no file; \"purple profile create %s\" makes one of your own that is used instead", name, name)
+	}
+	return fmt.Errorf("there is no profile %q in %s%s", name, target.Path, didYouMean(name, namesIn(target.Path)))
+}
