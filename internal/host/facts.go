@@ -17,6 +17,9 @@ type Facts struct {
 	// the names in /proc/PID/ns: "mnt" "uts" "ipc" "net" "pid" "user" "cgroup".
 	ManagerNamespaces map[string]uint64
 
+	// Homes are the home directories of people and root, and /home.
+	Homes []string
+
 	// Paths tells, for each host path that the plan asked about, what is there.
 	Paths map[string]PathFact
 

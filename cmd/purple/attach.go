@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// interruptGrace is how long a command may take to obey a signal that would
+// have ended it outside, before the whole unit is killed.
+const interruptGrace = 5 * time.Second
+
+// callerTerminal tells which standard streams are terminals, and its size.
+func callerTerminal() (terminal [3]bool, winsize [4]uint16) {
+	for fd := range 3 {
+		if terminal[fd] = term.IsTerminal(fd); terminal[fd] {
+			if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+				winsize = [4]uint16{w.Row, w.Col, w.Xpixel, w.Ypixel}
+			}
+		}
+	}
+	return terminal, winsize
+}
+
+// event is one message of purple-init, or the end of them.
+type event struct {
+	m   spec.Message
+	fds []int
+	err error
+}
+
+func (s *session) events() <-chan event {
+	events := make(chan event)
+	go func() {
+		for {
+			m, fds, err := s.conn.Recv()
+			events <- event{m, fds, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return events
+}
+
+// attachment is the state of an attached run.
+type attachment struct {
+	*session
+	relay *relay
+
+	exited  *spec.Message // how the command ended, from purple-init
+	failure error         // why the sandbox could not be made
+	ending  *ending       // how the unit ended, from systemd
+}
+
+// attach stays with the run until the command's end, its last output and the
+// end of the unit have all been seen.
+func (a *app) attach(ctx context.Context, s *session) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
+	defer signal.Stop(signals)
+	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
+	defer at.relay.restore()
+	if err := at.follow(ctx, signals); err != nil {
+		return err
+	}
+	at.relay.drain()
+	at.relay.restore()
+	if at.failure != nil {
+		return at.failure
+	}
+	return s.status(at.exited, *at.ending)
+}
+
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal) error {
+	events, ended := at.events(), at.watchUnit(ctx)
+	var kill <-chan time.Time
+	for events != nil || at.ending == nil {
+		select {
+		case e := <-events:
+			if e.err != nil {
+				events = nil
+				continue
+			}
+			if err := at.handle(e); err != nil {
+				return err
+			}
+		case end := <-ended:
+			at.ending = &end
+			// What purple-init said last is still in the socket, and its
+			// end may be held by PID 1 for a while: read up to here.
+			if err := unix.Shutdown(at.conn.FD(), unix.SHUT_RD); err != nil {
+				return fmt.Errorf("cannot close the control socket: %w", err)
+			}
+		case sig := <-signals:
+			kill = at.interrupt(sig, kill)
+		case <-kill:
+			if err := at.unit.Kill(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// interrupt passes a signal on to the command. One that would have ended it
+// outside ends the run: the second at once, the first after a grace.
+func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan time.Time {
+	if sig == unix.SIGWINCH {
+		at.relay.resize()
+		return kill
+	}
+	if kill != nil {
+		return time.After(0)
+	}
+	if err := at.conn.Send(spec.Message{Kind: spec.Signal, Signal: int(sig.(unix.Signal))}); err != nil {
+		return time.After(0)
+	}
+	return time.After(interruptGrace)
+}
+
+func (at *attachment) handle(e event) error {
+	switch e.m.Kind {
+	case spec.Started:
+		if len(e.fds) == 1 {
+			return at.relay.start(e.fds[0])
+		}
+	case spec.Stopped:
+		return at.suspend()
+	case spec.Exited:
+		at.exited = &e.m
+	case spec.Failed:
+		at.failure = refusal(e.m)
+	}
+	return nil
+}
+
+// suspend stops purple as the command was stopped (Ctrl-Z), so that the
+// caller's shell gets its terminal back; `fg` continues both.
+func (at *attachment) suspend() error {
+	if !at.relay.started() {
+		return nil
+	}
+	at.relay.restore()
+	// Not SIGTSTP, which a shell without job control would have ignored.
+	if err := unix.Kill(unix.Getpid(), unix.SIGSTOP); err != nil {
+		return fmt.Errorf("cannot stop: %w", err)
+	}
+	if err := at.relay.raw(); err != nil {
+		return err
+	}
+	at.relay.resize()
+	return at.conn.Send(spec.Message{Kind: spec.Continue})
+}

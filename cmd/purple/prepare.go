@@ -1,0 +1,273 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/purple-sandbox/purple/internal/host"
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+	"github.com/purple-sandbox/purple/translate"
+	"github.com/purple-sandbox/purple/translate/seccomp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// defaultProfile is what run and plan use when none is named.
+const defaultProfile = "ai-dev-safe"
+
+// request is what the command line of run and plan asks for.
+type request struct {
+	profile   string
+	workspace string
+	env       []string
+	detach    bool
+	argv      []string
+
+	terminal [3]bool
+	winsize  [4]uint16
+}
+
+func (r *request) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&r.profile, "profile", "p", defaultProfile, "profile, by name or, with a slash, by path")
+	f.StringVarP(&r.workspace, "workspace", "w", "", "bind this folder at its own path, writable, and start there")
+	f.StringArrayVarP(&r.env, "env", "e", nil, "set NAME=VALUE in the command's environment, or pass NAME from the caller's")
+	// What follows the command is the command's.
+	f.SetInterspersed(false)
+}
+
+// prepared is a plan and the filter that is being compiled for it.
+type prepared struct {
+	plan   *translate.Plan
+	filter func() (*seccomp.Program, error)
+}
+
+// prepare goes the road from the command line to the plan. It changes nothing
+// on the machine. version is the manager's, or empty where it is not known.
+func (a *app) prepare(version string, req request) (*prepared, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	policy, err := store.Load(req.profile)
+	if err != nil {
+		return nil, err
+	}
+	filter := compileFilter(policy)
+	command, err := a.command(req)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := host.Probe(version, hostPaths(policy, command))
+	if err != nil {
+		return nil, err
+	}
+	plan, err := translate.Build(policy, command, facts)
+	if err != nil {
+		return nil, err
+	}
+	if err := resolveCommand(plan, command); err != nil {
+		return nil, err
+	}
+	return &prepared{plan: plan, filter: filter}, nil
+}
+
+// compileFilter compiles beside everything else; the result is waited for.
+func compileFilter(policy *policies.Policy) func() (*seccomp.Program, error) {
+	type result struct {
+		program *seccomp.Program
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		program, err := seccomp.Compile(policy.Syscalls, seccomp.NativeArch)
+		done <- result{program, err}
+	}()
+	return func() (*seccomp.Program, error) {
+		r := <-done
+		done <- r
+		return r.program, r.err
+	}
+}
+
+// command collects what translate needs of the caller.
+func (a *app) command(req request) (translate.Command, error) {
+	c := translate.Command{
+		RunID:    runID(),
+		Detach:   req.detach,
+		Terminal: req.terminal,
+		Winsize:  req.winsize,
+		Environ:  environ(),
+	}
+	for _, arg := range req.argv {
+		c.Argv = append(c.Argv, []byte(arg))
+	}
+	var err error
+	if c.Dir, err = os.Getwd(); err != nil {
+		return c, fmt.Errorf("cannot find the current directory: %w", err)
+	}
+	// PWD may name it through a link, which a bind would refuse.
+	if c.Dir, err = filepath.EvalSymlinks(c.Dir); err != nil {
+		return c, fmt.Errorf("cannot find the current directory: %w", err)
+	}
+	if c.Workspace, err = workspaceDir(req.workspace); err != nil {
+		return c, err
+	}
+	if c.Env, err = envFlags(req.env); err != nil {
+		return c, err
+	}
+	if c.Invoker, err = invoker(); err != nil {
+		return c, err
+	}
+	c.InitPath, err = initPath()
+	return c, err
+}
+
+// runID tells runs of one profile apart.
+func runID() string {
+	var id [4]byte
+	_, _ = rand.Read(id[:]) // crypto/rand never fails: it ends the process instead
+	return hex.EncodeToString(id[:])
+}
+
+func environ() map[string]string {
+	env := map[string]string{}
+	for _, entry := range os.Environ() {
+		if name, value, ok := strings.Cut(entry, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func workspaceDir(dir string) (string, error) {
+	if dir == "" {
+		return "", nil
+	}
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot use %q as the workspace: %w", dir, err)
+	}
+	info, err := os.Stat(abs)
+	if err != nil {
+		return "", fmt.Errorf("cannot use %q as the workspace: %w", dir, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("cannot use %q as the workspace: it is not a directory", dir)
+	}
+	return abs, nil
+}
+
+// envFlags reads --env: NAME=VALUE, or NAME, which must be set.
+func envFlags(flags []string) (map[string]string, error) {
+	env := map[string]string{}
+	for _, flag := range flags {
+		name, value, given := strings.Cut(flag, "=")
+		if name == "" {
+			return nil, fmt.Errorf("cannot set the variable of `--env %q`: it has no name", flag)
+		}
+		if !given {
+			if value, given = os.LookupEnv(name); !given {
+				return nil, fmt.Errorf("cannot pass %q to the command: it is not set; write `--env %s=VALUE`", name, name)
+			}
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+// invoker is the user behind sudo, else this process's own.
+func invoker() (translate.Invoker, error) {
+	uid, behindSudo := sudoUser(os.Geteuid(), os.Getenv("SUDO_UID"))
+	if !behindSudo {
+		return translate.Invoker{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, nil
+	}
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return translate.Invoker{}, fmt.Errorf("cannot find the user of SUDO_UID=%d: %w", uid, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return translate.Invoker{}, fmt.Errorf("cannot read the group of %q: %w", u.Username, err)
+	}
+	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username}, nil
+}
+
+// initPaths are where purple-init may be, after the directory of purple.
+const packagedInit = "/usr/libexec/purple/purple-init"
+
+// initPath finds purple-init and makes sure that nobody but root could have
+// written it: systemd executes it as root.
+func initPath() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("cannot find purple-init: %w", err)
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", fmt.Errorf("cannot find purple-init: %w", err)
+	}
+	for _, name := range []string{filepath.Join(filepath.Dir(self), "purple-init"), packagedInit} {
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			continue
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o022 != 0 || (st.Uid != 0 && st.Uid != uint32(os.Geteuid())) {
+			return "", fmt.Errorf("cannot use %q: it must be a file that only its owner, root, can write", name)
+		}
+		return name, nil
+	}
+	return "", fmt.Errorf("cannot find purple-init beside %q or at %q; is purple installed completely?", self, packagedInit)
+}
+
+// hostPaths are those whose facts the plan depends on.
+func hostPaths(p *policies.Policy, c translate.Command) []string {
+	paths := []string{c.Dir}
+	if c.Workspace != "" {
+		paths = append(paths, c.Workspace)
+	}
+	for _, b := range p.Filesystem.Immutable {
+		paths = append(paths, b.HostPath)
+	}
+	for _, o := range p.Filesystem.Output {
+		paths = append(paths, o.HostPath)
+	}
+	return paths
+}
+
+// resolveCommand finds the executable as the sandbox will see it, and refuses
+// now what execve or an interpreter would only refuse inside.
+func resolveCommand(plan *translate.Plan, c translate.Command) error {
+	view := host.NewView(&plan.Spec)
+	dir := plan.Spec.Command.Dir
+	name, err := view.Command(string(c.Argv[0]), pathOf(&plan.Spec), dir)
+	if err == nil {
+		err = view.Script(c.Argv, c.Dir, dir)
+	}
+	var visible *host.VisibleError
+	if errors.As(err, &visible) {
+		return &statusError{visible.Status, err}
+	}
+	plan.Spec.Command.Path = name
+	return err
+}
+
+// pathOf is the command's PATH.
+func pathOf(s *spec.Spec) string {
+	for _, entry := range s.Command.Env {
+		if value, ok := strings.CutPrefix(string(entry), "PATH="); ok {
+			return value
+		}
+	}
+	return ""
+}

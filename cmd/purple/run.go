@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/translate"
+	"github.com/purple-sandbox/purple/units"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func newRunCommand(a *app) *cobra.Command {
+	var req request
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARGUMENT]...",
+		Short: "Run a command under a profile",
+		Long: `Run a command as a transient systemd service under a profile.
+
+The exit status is the command's own; 128+n when signal n killed it; 124 after
+the timeout; 137 out of memory; 125 when Purple refused or failed, and then
+nothing of the command has run; 126 not executable; 127 not found.`,
+		Example: `  purple run --profile ai-dev-safe -- python3 agent.py
+  purple run --workspace . -- make`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.argv = args
+			return a.run(cmd.Context(), req)
+		},
+	}
+	req.addFlags(cmd)
+	cmd.Flags().BoolVarP(&req.detach, "detach", "d", false, "print the unit's name and leave; output goes to the journal")
+	return cmd
+}
+
+// run is the road of `purple run`: prepare, start, attach, end.
+func (a *app) run(ctx context.Context, req request) error {
+	manager, err := units.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	if !req.detach {
+		req.terminal, req.winsize = callerTerminal()
+	}
+	version, err := manager.Version()
+	if err != nil {
+		return err
+	}
+	p, err := a.prepare(version, req)
+	if err != nil {
+		return err
+	}
+	a.warn(p.plan.Warnings)
+	s, err := start(ctx, manager, p)
+	if err != nil {
+		return err
+	}
+	defer s.conn.Close()
+	if req.detach {
+		return a.detach(ctx, s)
+	}
+	return a.attach(ctx, s)
+}
+
+// session is a started unit and this end of its control socket.
+type session struct {
+	plan *translate.Plan
+	unit *units.Run
+	conn *spec.Conn
+}
+
+// start asks systemd for the unit and sends the spec. The unit's standard
+// input is the control socket: a descriptor that only systemd and the unit
+// ever hold, so there is no name to connect to and no peer to check.
+func start(ctx context.Context, manager *units.Manager, p *prepared) (*session, error) {
+	conn, theirs, err := spec.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs))
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	s := &session{plan: p.plan, unit: unit, conn: conn}
+	if err := s.sendSpec(p); err != nil {
+		conn.Close()
+		return nil, errors.Join(err, unit.Kill(ctx))
+	}
+	return s, nil
+}
+
+// sendSpec sends the spec and, attached, the streams that are not terminals;
+// a terminal's place is taken by /dev/null until purple-init has made a pty.
+func (s *session) sendSpec(p *prepared) error {
+	body := p.plan.Spec
+	filter, err := p.filter()
+	if err != nil {
+		return err
+	}
+	body.Filter = filter.Bytes()
+	f, err := spec.Encode(&body)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fds := []int{int(f.Fd())}
+	if !body.Detach {
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("cannot open %q: %w", os.DevNull, err)
+		}
+		defer null.Close()
+		for fd := range 3 {
+			if body.Terminal[fd] || !isOpen(fd) {
+				fds = append(fds, int(null.Fd()))
+				continue
+			}
+			fds = append(fds, fd)
+		}
+	}
+	return s.conn.Send(spec.Message{Kind: spec.Start}, fds...)
+}
+
+// isOpen tells whether purple was started with fd; a shell's `<&-` closes it.
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
+}
+
+// detach waits until the command has started, then leaves it to systemd.
+func (a *app) detach(ctx context.Context, s *session) error {
+	m, _, err := s.conn.Recv()
+	if err != nil {
+		return s.unexplained(ctx)
+	}
+	if m.Kind == spec.Failed {
+		return refusal(m)
+	}
+	fmt.Fprintln(a.stdout, s.plan.Unit)
+	return nil
+}
+
+// properties are the plan's, and the control socket as standard input.
+func properties(plan *translate.Plan, socket *os.File) []units.Property {
+	var all []units.Property
+	for _, p := range plan.Properties {
+		all = append(all, units.Property{Name: p.Name, Value: dbus.MakeVariant(p.Value)})
+	}
+	return append(all, units.Property{Name: "StandardInputFileDescriptor", Value: dbus.MakeVariant(dbus.UnixFD(socket.Fd()))})
+}

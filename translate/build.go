@@ -1,0 +1,137 @@
+package translate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/purple-sandbox/purple/internal/host"
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+)
+
+// builder is a plan in the making. Each of its methods makes one part.
+type builder struct {
+	p    *policies.Policy
+	c    Command
+	h    host.Facts
+	plan *Plan
+
+	disks []device // to which the block IO limit applies
+}
+
+// Build makes the plan, or says what cannot be enforced or what is missing.
+func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
+	b := &builder{p: p, c: c, h: h, plan: &Plan{
+		Unit:     fmt.Sprintf("purple-%s-%s.service", p.Name, c.RunID),
+		Warnings: slices.Clone(p.Warnings),
+	}}
+	b.plan.Spec = spec.Spec{
+		Version:               spec.Version,
+		Unit:                  b.plan.Unit,
+		Detach:                c.Detach,
+		ManagerNamespaces:     h.ManagerNamespaces,
+		Hostname:              hostname,
+		Terminal:              c.Terminal,
+		Winsize:               c.Winsize,
+		Rlimits:               rlimits,
+		UnprivilegedPortStart: -1,
+	}
+	parts := []func() error{b.network, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
+	for _, part := range parts {
+		if err := part(); err != nil {
+			return nil, err
+		}
+	}
+	return b.plan, nil
+}
+
+const hostname = "purple"
+
+func (b *builder) warn(key, format string, args ...any) {
+	b.plan.Warnings = append(b.plan.Warnings, policies.Warning{At: b.p.Where(key), Text: fmt.Sprintf(format, args...)})
+}
+
+// say records one statement about the sandbox and the key that causes it, or
+// the reason where none does.
+func (b *builder) say(section, key, why, format string, args ...any) {
+	l := Line{Section: section, Statement: fmt.Sprintf(format, args...), Where: "purple", Key: key, Why: why}
+	if key != "" {
+		l.Where = b.p.Where(key).String()
+	}
+	b.plan.sandbox = append(b.plan.sandbox, l)
+}
+
+func (b *builder) unsupported(key, feature, why, hint string) error {
+	return &UnsupportedError{Where: b.p.Where(key), Feature: feature, Why: why, Hint: hint}
+}
+
+func (b *builder) network() error {
+	if b.p.Network.Isolated {
+		return nil
+	}
+	return b.unsupported("network.isolated", "network.isolated: false",
+		"this version of Purple cannot filter a network, and it never leaves one open", "set `network.isolated: true`")
+}
+
+// firstRunUID is above every range that systemd, nspawn or a distribution
+// hands out (systemd's UIDS-GIDS documentation), and 0x08000000 ids wide.
+const firstRunUID = 0x70000000
+
+// sandboxUID is what the command sees as its own uid when root called.
+const sandboxUID = 1000
+
+// identity: the invoking user under sudo, else an id of the run's own, never 0.
+func (b *builder) identity() error {
+	i := b.c.Invoker
+	id := spec.Identity{UID: i.UID, GID: i.GID, HostUID: i.UID, HostGID: i.GID, OwnerUID: i.UID, OwnerGID: i.GID}
+	if i.UID == 0 {
+		var run uint32
+		if _, err := fmt.Sscanf(b.c.RunID, "%08x", &run); err != nil {
+			return fmt.Errorf("internal error: run id %q: %v", b.c.RunID, err)
+		}
+		own := firstRunUID | run&0x07ffffff
+		id.UID, id.GID, id.HostUID, id.HostGID = sandboxUID, sandboxUID, own, own
+	}
+	if id.HostUID == 0 || id.HostGID == 0 {
+		return fmt.Errorf("cannot run as uid %d, gid %d: the command never gets the host's root ids", id.HostUID, id.HostGID)
+	}
+	b.plan.Spec.Identity = id
+	b.say("sandbox", "", "never the host's root", "uid %d, gid %d (on the host %d, %d)", id.UID, id.GID, id.HostUID, id.HostGID)
+	return nil
+}
+
+func (b *builder) userName() string {
+	if b.c.Invoker.UID != 0 && b.c.Invoker.Name != "" {
+		return b.c.Invoker.Name
+	}
+	return "agent"
+}
+
+// files are what programs look for in /etc, unless the policy binds it.
+func (b *builder) files() error {
+	id, name := b.plan.Spec.Identity, b.userName()
+	home := b.p.Filesystem.WorkingDir
+	b.file("/etc/passwd", fmt.Sprintf("%s:x:%d:%d:%s:%s:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n", name, id.UID, id.GID, name, home))
+	b.file("/etc/group", fmt.Sprintf("%s:x:%d:\nnogroup:x:65534:\n", name, id.GID))
+	b.file("/etc/hosts", "127.0.0.1 localhost "+hostname+"\n::1 localhost "+hostname+"\n")
+	b.file("/etc/hostname", hostname+"\n")
+	// The host's may name daemons whose sockets are not here.
+	b.file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n")
+	return nil
+}
+
+func (b *builder) file(path, content string) {
+	for _, m := range b.plan.Spec.Mounts {
+		if covers(m.Target, path) {
+			return
+		}
+	}
+	b.say("sandbox", "", "programs look for it", "file %s", path)
+	b.plan.Spec.Files = append(b.plan.Spec.Files, spec.File{Path: path, Mode: 0o644, Content: []byte(content)})
+}
+
+// covers tells whether path is dir or lies below it.
+func covers(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}

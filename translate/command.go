@@ -1,0 +1,92 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+	"golang.org/x/sys/unix"
+)
+
+// searchPath is the command's PATH unless the policy or --env sets one.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func (b *builder) command() error {
+	cmd := &b.plan.Spec.Command
+	cmd.Argv = b.c.Argv
+	if cmd.Dir == "" {
+		cmd.Dir = b.p.Filesystem.WorkingDir
+	}
+	env := b.environment()
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		cmd.Env = append(cmd.Env, []byte(name+"="+env[name]))
+		// Never the value: a plan is shown and pasted.
+		b.say("sandbox", "environment", "", "environment %s", name)
+	}
+	return nil
+}
+
+// environment is the whole of it: five names, then the policy's, then --env.
+func (b *builder) environment() map[string]string {
+	env := map[string]string{
+		"PATH": searchPath,
+		"HOME": b.p.Filesystem.WorkingDir,
+		"USER": b.userName(),
+		"LANG": "C.UTF-8",
+	}
+	if lang := b.c.Environ["LANG"]; lang != "" {
+		env["LANG"] = lang
+	}
+	if term := b.c.Environ["TERM"]; term != "" && b.c.Terminal != [3]bool{} {
+		env["TERM"] = term
+	}
+	for _, name := range b.p.Environment.Pass {
+		if value, ok := b.c.Environ[name]; ok {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, b.p.Environment.Set)
+	maps.Copy(env, b.c.Env)
+	return env
+}
+
+// rlimits of the command. RLIMIT_CORE is 1 and not 0: a core_pattern that is a
+// pipe is run, as root and on the host, whatever the limit says, but for the
+// value 1, which the kernel takes as "no dump" (core(5), fs/coredump.c).
+var rlimits = []spec.Rlimit{
+	{Resource: unix.RLIMIT_CORE, Soft: 1, Hard: 1},
+	{Resource: unix.RLIMIT_NOFILE, Soft: 1024, Hard: 524288},
+	{Resource: unix.RLIMIT_MSGQUEUE, Soft: 819200, Hard: 819200},
+	{Resource: unix.RLIMIT_MEMLOCK, Soft: 8 << 20, Hard: 8 << 20},
+	{Resource: unix.RLIMIT_NICE, Soft: 0, Hard: 0},
+	{Resource: unix.RLIMIT_RTPRIO, Soft: 0, Hard: 0},
+}
+
+// useful are the capabilities that mean something in a user namespace to which
+// nothing but the command itself belongs.
+var useful = []string{"CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_KILL", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE"}
+
+func (b *builder) capabilities() error {
+	if !b.p.Capabilities.DefaultDrop {
+		b.plan.Spec.Capabilities = 1<<(lastCapability+1) - 1
+	}
+	for i, name := range b.p.Capabilities.Add {
+		n, ok := policies.CapabilityNumber(name)
+		if !ok {
+			return fmt.Errorf("internal error: capability %q", name)
+		}
+		b.plan.Spec.Capabilities |= 1 << n
+		if !slices.Contains(useful, name) {
+			b.warn(fmt.Sprintf("capabilities.add[%d]", i), "%s does nothing: it reaches the sandbox's own user namespace only, to which no such thing belongs", name)
+		}
+	}
+	b.say("sandbox", "capabilities", "", "capabilities %#x", b.plan.Spec.Capabilities)
+	if b.plan.Spec.Capabilities&(1<<unix.CAP_NET_BIND_SERVICE) != 0 {
+		b.plan.Spec.UnprivilegedPortStart = 0
+	}
+	return nil
+}
+
+const lastCapability = unix.CAP_CHECKPOINT_RESTORE

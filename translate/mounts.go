@@ -1,0 +1,161 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+)
+
+// A scratch directory may take half of the memory limit, and never more than
+// maxScratch: its pages are charged to that limit. One inode a 16 KiB.
+const (
+	maxScratch    = 4 << 30
+	bytesPerInode = 16 << 10
+)
+
+func (b *builder) scratchSize() uint64 {
+	if b.p.Resources.Memory.Unlimited {
+		return maxScratch
+	}
+	return min(b.p.Resources.Memory.Value/2, maxScratch)
+}
+
+// mounts lists every mount of the policy, parents before children.
+func (b *builder) mounts() error {
+	fs := b.p.Filesystem
+	for _, bind := range fs.Immutable {
+		if err := b.bind(bind, spec.Mount{Kind: spec.BindReadOnly, Exec: true}); err != nil {
+			return err
+		}
+	}
+	for _, s := range fs.Scratch {
+		b.scratch(s.Path, s.Key)
+	}
+	for _, out := range fs.Output {
+		if err := b.output(out); err != nil {
+			return err
+		}
+	}
+	if err := b.workspace(); err != nil {
+		return err
+	}
+	if !b.covered(fs.WorkingDir) {
+		b.scratch(fs.WorkingDir, "filesystem.working_dir")
+	}
+	slices.SortStableFunc(b.plan.Spec.Mounts, func(x, y spec.Mount) int { return cmp.Compare(x.Target, y.Target) })
+	return nil
+}
+
+func (b *builder) covered(target string) bool {
+	return slices.ContainsFunc(b.plan.Spec.Mounts, func(m spec.Mount) bool { return covers(m.Target, target) })
+}
+
+// add adds a mount that key asks for; a workspace of the command line has none.
+func (b *builder) add(m spec.Mount, key string) {
+	b.plan.Spec.Mounts = append(b.plan.Spec.Mounts, m)
+	from := m.Source
+	if m.Kind == spec.Tmpfs {
+		from = fmt.Sprintf("%d bytes", m.Size)
+	}
+	b.say("mounts", key, "--workspace", "%s %s (%s)", m.Kind, m.Target, from)
+}
+
+func (b *builder) scratch(target, key string) {
+	mode := uint32(0o700)
+	if target == "/tmp" || target == "/var/tmp" {
+		mode = 0o1777
+	}
+	size := b.scratchSize()
+	// Tools such as pip, npm and gcc run what they have built in /tmp.
+	b.add(spec.Mount{Kind: spec.Tmpfs, Target: target, Size: size, Inodes: size / bytesPerInode, Mode: mode, Exec: true}, key)
+}
+
+// bind adds m for a declared path, or leaves it out where it is optional and
+// not there.
+func (b *builder) bind(bind policies.Bind, m spec.Mount) error {
+	fact := b.h.Paths[bind.HostPath]
+	if !fact.Exists && bind.Optional {
+		return nil
+	}
+	if !fact.Exists {
+		return fmt.Errorf("%s: %s: %q does not exist on this machine; create it, or write `optional: true` beside it",
+			b.p.Where(bind.Key), bind.Key, bind.HostPath)
+	}
+	m.Source, m.Target = bind.HostPath, bind.SandboxPath
+	b.add(m, bind.Key)
+	return nil
+}
+
+func (b *builder) output(out policies.Output) error {
+	fact := b.h.Paths[out.HostPath]
+	if !fact.Exists && !out.Optional {
+		return fmt.Errorf("%s: %s: %q does not exist; make it with `install -d -o %d -g %d %s`",
+			b.p.Where(out.Key), out.Key, out.HostPath, b.c.Invoker.UID, b.c.Invoker.GID, out.HostPath)
+	}
+	m := spec.Mount{Kind: spec.BindReadWrite, NoSymlinks: true, Idmap: b.idmap(), Exec: out.Mode == policies.ReadWrite}
+	if out.Mode == policies.WriteOnly && fact.Exists {
+		if b.h.LandlockABI == 0 {
+			return b.unsupported(out.Key, "a write-only output path", "this kernel has no Landlock", "write `mode: read-write` beside it, or boot a kernel with lsm=landlock")
+		}
+		b.plan.Spec.WriteOnly = append(b.plan.Spec.WriteOnly, out.SandboxPath)
+	}
+	return b.bind(out.Bind, m)
+}
+
+// idmap tells whether the invoker's files must be shown as the command's.
+func (b *builder) idmap() bool {
+	id := b.plan.Spec.Identity
+	return id.OwnerUID != id.HostUID || id.OwnerGID != id.HostGID
+}
+
+// workspace binds the folder that the command starts in, at its own path.
+func (b *builder) workspace() error {
+	dir, kind, key := b.c.Dir, spec.BindReadOnly, "filesystem.workspace"
+	mode := b.p.Filesystem.Workspace
+	switch {
+	case b.c.Workspace != "":
+		dir, kind, key = b.c.Workspace, spec.BindReadWrite, ""
+	case mode == policies.WorkspaceNone:
+		return nil
+	case mode == policies.WorkspaceReadWrite:
+		kind = spec.BindReadWrite
+	}
+	if err := b.checkWorkspace(dir); err != nil {
+		return err
+	}
+	b.add(spec.Mount{Kind: kind, Source: dir, Target: dir, NoSymlinks: true, Idmap: b.idmap(), Exec: true}, key)
+	b.plan.Spec.Command.Dir = dir
+	return nil
+}
+
+// systemDirs make no sense as a workspace, and most hold what must not be seen.
+var systemDirs = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/tmp"}
+
+func (b *builder) checkWorkspace(dir string) error {
+	const what = "call purple in a project's own folder, or name one with --workspace DIR"
+	for _, home := range b.h.Homes {
+		if covers(dir, path.Clean(home)) && home != "/" {
+			return fmt.Errorf("cannot use %q as the workspace: it is or holds the home directory %q, with all keys and tokens in it; %s", dir, home, what)
+		}
+	}
+	if dir == "/" || slices.Contains(systemDirs, dir) {
+		return fmt.Errorf("cannot use %q as the workspace: it is a directory of the system; %s", dir, what)
+	}
+	for _, tree := range []string{"/proc", "/sys", "/dev"} {
+		if covers(tree, dir) {
+			return fmt.Errorf("cannot use %q as the workspace: it lies in %s; %s", dir, tree, what)
+		}
+	}
+	if b.c.Workspace != "" || b.p.Filesystem.Workspace == policies.WorkspaceReadWrite {
+		for _, file := range b.p.Files() {
+			if covers(dir, file) {
+				return fmt.Errorf("cannot make %q writable: it holds the profile %q, which the command could then change; keep the profile elsewhere", dir, file)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+// Package translate turns a policy, a command and what is known of the machine
+// into a plan: the unit's properties and the spec for purple-init. It is pure:
+// no I/O, no clock, no environment, no globals. Same input, same bytes.
+package translate
+
+import (
+	"fmt"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+)
+
+// Command is what the caller asks for besides the policy.
+type Command struct {
+	Argv      [][]byte
+	Dir       string            // the caller's current directory, absolute
+	Workspace string            // --workspace, absolute, links resolved; empty: the policy's choice
+	Environ   map[string]string // the caller's environment
+	Env       map[string]string // --env, over everything else
+	RunID     string            // 8 hex digits
+	Invoker   Invoker
+	Detach    bool
+	Terminal  [3]bool
+	Winsize   [4]uint16
+	InitPath  string // purple-init, absolute
+}
+
+// Invoker is who called: under sudo the user, else root.
+type Invoker struct {
+	UID, GID uint32
+	Name     string
+}
+
+// Plan is a sandbox, decided.
+type Plan struct {
+	Unit       string
+	Properties []Property
+	Spec       spec.Spec // without Filter and Command.Path, which need the machine
+	Warnings   []policies.Warning
+
+	sandbox []Line // what purple-init does, in words
+}
+
+// Property is one property of the unit.
+type Property struct {
+	Name  string
+	Value any    // as D-Bus takes it
+	File  string // its name in a unit file
+	Text  string // its value in a unit file
+	Key   string // the policy's key that caused it, or empty
+	Where policies.Position
+	Why   string // where Key is empty
+}
+
+// UnsupportedError says that this machine, or this version of Purple, cannot
+// enforce what a policy asks for.
+type UnsupportedError struct {
+	Where   policies.Position
+	Feature string
+	Why     string
+	Hint    string
+}
+
+func (e *UnsupportedError) Error() string {
+	text := fmt.Sprintf("cannot enforce %s (%s): %s", e.Feature, e.Where, e.Why)
+	if e.Hint != "" {
+		text += "; " + e.Hint
+	}
+	return text
+}
