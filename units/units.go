@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -74,19 +75,6 @@ func (m *Manager) Close() error { return m.bus.Close() }
 
 func (m *Manager) manager() dbus.BusObject { return m.bus.Object(managerName, managerPath) }
 
-// Version is the manager's version string, such as "252.39-1~deb12u1".
-func (m *Manager) Version() (string, error) {
-	v, err := m.manager().GetProperty(managerIf + ".Version")
-	if err != nil {
-		return "", fmt.Errorf("%w: cannot read its version: %v", ErrNoManager, err)
-	}
-	s, ok := v.Value().(string)
-	if !ok {
-		return "", fmt.Errorf("cannot read systemd's version: it is a %s", v.Signature())
-	}
-	return s, nil
-}
-
 // Run is a unit that was started here.
 type Run struct {
 	m    *Manager
@@ -103,8 +91,10 @@ type Run struct {
 func (m *Manager) Start(ctx context.Context, name string, properties []Property) (*Run, error) {
 	r := &Run{m: m, name: name, path: dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))}
 	match := fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
-	// The bus keeps the order of one connection's messages, so these three
-	// need one wait: nothing the unit does comes before the match.
+	// The bus keeps the order of one connection's messages, so these need
+	// one wait (PID 1 may take its time): nothing the unit does comes before
+	// the match.
+	version := m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
 	calls := []*dbus.Call{
 		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
 		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
@@ -116,7 +106,43 @@ func (m *Manager) Start(ctx context.Context, name string, properties []Property)
 			return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
 		}
 	}
+	if err := requireVersion(<-version.Done); err != nil {
+		return nil, errors.Join(err, r.Kill(ctx))
+	}
 	return r, nil
+}
+
+// minVersion is the oldest systemd on which Purple is tested.
+const minVersion = 252
+
+// requireVersion refuses an older systemd, or one that does not say how old it
+// is. The unit waits for its spec at that time: nothing has run.
+func requireVersion(call *dbus.Call) error {
+	var version string
+	if err := call.Store(&version); err != nil {
+		return fmt.Errorf("cannot read systemd's version: %w", err)
+	}
+	major, err := majorVersion(version)
+	if err != nil {
+		return err
+	}
+	if major < minVersion {
+		return fmt.Errorf("cannot use systemd %s: Purple needs %d or later", version, minVersion)
+	}
+	return nil
+}
+
+// majorVersion reads the number that "252.39-1~deb12u1" or "v257.3" begins with.
+func majorVersion(version string) (int, error) {
+	digits := strings.TrimPrefix(version, "v")
+	if i := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		digits = digits[:i]
+	}
+	major, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read systemd's version from %q", version)
+	}
+	return major, nil
 }
 
 // auxUnit is the type of StartTransientUnit's last argument, which is unused.

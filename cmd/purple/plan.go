@@ -34,7 +34,7 @@ func (a *app) plan(req request, format string) error {
 	if !ok {
 		return fmt.Errorf("cannot print the plan as %q: the formats are text, json, unit and seccomp", format)
 	}
-	p, err := a.prepare("", req)
+	p, err := a.prepare(req)
 	if err != nil {
 		return err
 	}

@@ -51,8 +51,8 @@ type prepared struct {
 }
 
 // prepare goes the road from the command line to the plan. It changes nothing
-// on the machine. version is the manager's, or empty where it is not known.
-func (a *app) prepare(version string, req request) (*prepared, error) {
+// on the machine.
+func (a *app) prepare(req request) (*prepared, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (a *app) prepare(version string, req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := host.Probe(version, hostPaths(policy, command))
+	facts, err := host.Probe(hostPaths(policy, command))
 	if err != nil {
 		return nil, err
 	}

@@ -39,23 +39,20 @@ nothing of the command has run; 126 not executable; 127 not found.`,
 
 // run is the road of `purple run`: prepare, start, attach, end.
 func (a *app) run(ctx context.Context, req request) error {
-	manager, err := units.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer manager.Close()
+	connection := connect(ctx)
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
 	}
-	version, err := manager.Version()
-	if err != nil {
-		return err
-	}
-	p, err := a.prepare(version, req)
+	p, err := a.prepare(req)
 	if err != nil {
 		return err
 	}
 	a.warn(p.plan.Warnings)
+	manager, err := connection()
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
 	s, err := start(ctx, manager, p)
 	if err != nil {
 		return err
@@ -65,6 +62,21 @@ func (a *app) run(ctx context.Context, req request) error {
 		return a.detach(ctx, s)
 	}
 	return a.attach(ctx, s)
+}
+
+// connect dials systemd while the plan is made.
+func connect(ctx context.Context) func() (*units.Manager, error) {
+	var manager *units.Manager
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		manager, err = units.Connect(ctx)
+	}()
+	return func() (*units.Manager, error) {
+		<-done
+		return manager, err
+	}
 }
 
 // session is a started unit and this end of its control socket.

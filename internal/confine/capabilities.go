@@ -100,11 +100,6 @@ func (c *command) setNoNewPrivs() error {
 	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
-// dropPrivileges leaves init CAP_KILL, to forward signals to the command's uid.
-func (s *sandbox) dropPrivileges() error {
-	return dropProcessCapabilities(1 << unix.CAP_KILL)
-}
-
 // dropProcessCapabilities leaves this process keep and no way to more, on
 // every thread: Go has several, and each has sets of its own. The process
 // executes nothing any more, so with no_new_privs the bounding set, which only

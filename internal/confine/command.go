@@ -44,7 +44,23 @@ func (c *command) run() error {
 	if err := runSteps(c, commandSteps); err != nil {
 		return err
 	}
+	if err := c.awaitGo(); err != nil {
+		return err
+	}
 	return c.exec()
+}
+
+// awaitGo tells init that this process is confined but for the filter, and
+// waits. What spins later must not spin that long.
+func (c *command) awaitGo() error {
+	if err := c.conn.Send(spec.Message{Kind: spec.Ready}); err != nil {
+		return err
+	}
+	m, _, err := c.conn.Recv()
+	if err != nil {
+		return err
+	}
+	return expect(m, spec.Go)
 }
 
 // closeDescriptors marks everything above 2 close-on-exec, whoever left it

@@ -9,14 +9,13 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
 
-// The last step has two threads. The locked one loads the filter, waits and
-// executes the command, without a single system call in between: the filter
-// may allow next to none. The other, which has no filter, reads the locked
-// thread's confinement back, tells init, and waits for its word.
+// The last step has two threads. The locked one loads the filter, spins until
+// the other lets it go, and executes the command, without a single system call
+// in between: the filter may allow next to none. The other, which has no
+// filter, reads the locked thread's confinement back.
 type launch struct {
 	program unix.SockFprog
 	path    *byte
@@ -108,7 +107,7 @@ func (c *command) watch(l *launch) int {
 	return statusRefused
 }
 
-// release reads the locked thread back and lets it go on at init's word.
+// release reads the locked thread back and lets it go on.
 func (c *command) release(l *launch) error {
 	for l.loaded.Load() == 0 {
 		syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
@@ -116,21 +115,11 @@ func (c *command) release(l *launch) error {
 	if got := l.loaded.Load(); got != 1 {
 		return &StepError{Step: "load the seccomp filter", Err: syscall.Errno(-got), Status: statusRefused}
 	}
-	if err := c.verifyPosture(); err != nil {
+	if err := c.verifyFiltered(); err != nil {
 		return &StepError{Step: "verify the confinement", Err: err, Status: statusRefused}
 	}
 	if err := c.setTasksLimit(); err != nil {
 		return &StepError{Step: "set the tasks limit", Err: err, Status: statusRefused}
-	}
-	if err := c.conn.Send(spec.Message{Kind: spec.Ready}); err != nil {
-		return err
-	}
-	m, _, err := c.conn.Recv()
-	if err != nil {
-		return err
-	}
-	if err := expect(m, spec.Go); err != nil {
-		return err
 	}
 	l.goOn.Store(1)
 	return nil

@@ -9,13 +9,22 @@ import (
 
 // verifyPosture reads /proc/self/task/TID/status of the thread that will be
 // the command: what the kernel enforces, not what it was asked for.
-func (c *command) verifyPosture() error {
+//
+// Before the filter is loaded Seccomp is not looked at.
+func (c *command) verifyPosture() error { return c.verify(c.posture()) }
+
+func (c *command) verifyFiltered() error {
+	// SECCOMP_MODE_FILTER
+	return c.verify(append(c.posture(), postureField{"Seccomp", "2"}))
+}
+
+func (c *command) verify(posture []postureField) error {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", c.tid))
 	if err != nil {
 		return err
 	}
 	got := statusFields(string(data))
-	for _, want := range c.posture() {
+	for _, want := range posture {
 		if got[want.field] != want.value {
 			return fmt.Errorf("%s is %q, not %q", want.field, got[want.field], want.value)
 		}
@@ -30,7 +39,6 @@ func (c *command) posture() []postureField {
 	caps := fmt.Sprintf("%016x", c.spec.Capabilities)
 	id := c.spec.Identity
 	return []postureField{
-		{"Seccomp", "2"}, // SECCOMP_MODE_FILTER
 		{"NoNewPrivs", "1"},
 		{"CapInh", caps}, {"CapPrm", caps}, {"CapEff", caps}, {"CapBnd", caps}, {"CapAmb", caps},
 		{"Uid", fourTimes(id.UID)}, {"Gid", fourTimes(id.GID)},

@@ -194,6 +194,10 @@ func (s *sandbox) awaitGo() error {
 	if s.master >= 0 {
 		unix.Close(s.master)
 	}
+	// While the supervisor reads its part back.
+	if err := dropProcessCapabilities(1 << unix.CAP_KILL); err != nil {
+		return &StepError{Step: "drop the privileges of the sandbox's init", Err: err, Status: statusRefused}
+	}
 	m, _, err := s.conn.Recv()
 	if err != nil {
 		return err

@@ -57,8 +57,8 @@ var initSteps = []step[*sandbox]{
 	{"make the user namespace", (*sandbox).spawnCommand},
 	{"make the root file system read-only", (*sandbox).sealRoot},
 	{"verify the mounts", (*sandbox).verifyMounts},
-	// Last: PID 1 keeps CAP_KILL alone, to forward signals.
-	{"drop the privileges of the sandbox's init", (*sandbox).dropPrivileges},
+	// Then, in sandbox.go: tell the supervisor, drop all capabilities but
+	// CAP_KILL, which forwards signals, and let the command's process go.
 }
 
 // commandSteps take every privilege from the process that will be the command.
@@ -75,8 +75,10 @@ var commandSteps = []step[*command]{
 	{"drop the capabilities", (*command).dropCapabilities},
 	{"set no_new_privs", (*command).setNoNewPrivs},
 	{"enter the working directory", (*command).enterDir},
-	// Then, in exec.go and without a call in between: seccomp, read back by
-	// another thread, execve.
+	{"verify the confinement", (*command).verifyPosture},
+	// Then wait for the word of init and the supervisor, who have read back
+	// the rest. Last, in exec.go and without a call in between: seccomp, all
+	// of it read back once more by another thread, execve.
 }
 
 // StepError says which step could not be done. Status is purple's exit status.

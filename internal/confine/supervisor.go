@@ -202,7 +202,8 @@ func HoldUserNamespace() int {
 }
 
 // release lets the command go once everything has been read back, and tells
-// the manager and purple.
+// the manager and purple that it runs. If the last step fails, the filter's,
+// the unit never becomes ready.
 func (s *supervisor) release() error {
 	// While init and the command's process work.
 	if err := dropProcessCapabilities(0); err != nil {
@@ -215,9 +216,6 @@ func (s *supervisor) release() error {
 	if err := expect(m, spec.Ready); err != nil {
 		return err
 	}
-	if err := notifyReady(); err != nil {
-		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: statusRefused}
-	}
 	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return err
 	}
@@ -227,6 +225,9 @@ func (s *supervisor) release() error {
 	}
 	if err := expect(m, spec.Started); err != nil {
 		return err
+	}
+	if err := notifyReady(); err != nil {
+		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: statusRefused}
 	}
 	if err := s.up.Send(spec.Message{Kind: spec.Started}, fds...); err != nil && !s.spec.Detach {
 		return fmt.Errorf("purple is gone: %w", err)

@@ -154,28 +154,30 @@ func (s *sandbox) makeProc() error {
 	if err := s.attachAt(source{tree: proc, dir: true}, "/proc"); err != nil {
 		return err
 	}
-	for _, name := range maskedFiles {
-		if err := s.mask(name, func() (int, error) { return openDevice(deviceNodes[0]) }); err != nil {
-			return err
+	return s.maskProc()
+}
+
+// maskProc covers files by /dev/null and directories by the empty /run, both
+// the sandbox's own.
+func (s *sandbox) maskProc() error {
+	for cover, names := range map[string][]string{"dev/null": maskedFiles, "run": maskedDirs} {
+		fd, err := openPath(s.root, cover, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		if err != nil {
+			return fmt.Errorf("cannot open \"/%s\": %w", cover, err)
 		}
-	}
-	for _, name := range maskedDirs {
-		if err := s.mask(name, newEmptyDir); err != nil {
-			return err
+		for _, name := range names {
+			if err := s.mask(name, fd); err != nil {
+				return err
+			}
 		}
+		unix.Close(fd)
 	}
 	return nil
 }
 
-// newEmptyDir makes a read-only directory with nothing in it.
-func newEmptyDir() (int, error) {
-	return newFilesystem("tmpfs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC,
-		"size", "4096", "nr_inodes", "1", "mode", "0555")
-}
-
-// mask covers /proc/name, if this kernel has it, by a mount that cover makes.
-func (s *sandbox) mask(name string, cover func() (int, error)) error {
-	at, err := openPath(s.root, path.Join("proc", name), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
+// mask covers /proc/name, if this kernel has it, by a read-only copy of cover.
+func (s *sandbox) mask(name string, cover int) error {
+	at, err := openPath(s.root, path.Join("proc", name), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -183,11 +185,15 @@ func (s *sandbox) mask(name string, cover func() (int, error)) error {
 		return fmt.Errorf("cannot open \"/proc/%s\": %w", name, err)
 	}
 	defer unix.Close(at)
-	tree, err := cover()
+	tree, err := unix.OpenTree(cover, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("cannot mask \"/proc/%s\": %w", name, err)
 	}
 	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("cannot mask \"/proc/%s\": %w", name, err)
+	}
 	return attach(tree, at, "")
 }
 

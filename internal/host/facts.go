@@ -5,9 +5,8 @@ package host
 // Facts are what translate needs to know of the machine. Fields are filled by
 // Probe; a test fills them by hand.
 type Facts struct {
-	SystemdVersion int    // major version: 252
-	Manager        string // "system" or "user"
-	Cgroup         CgroupLayout
+	Manager string // "system" or "user"
+	Cgroup  CgroupLayout
 	// Controllers that the manager can give a unit: "cpu", "memory", "pids", "io".
 	Controllers []string
 	SwapTotal   uint64 // bytes; a v1 memory controller cannot limit swap alone

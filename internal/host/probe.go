@@ -16,38 +16,17 @@ import (
 // namespaces are the names in /proc/PID/ns of all seven that are compared.
 var namespaces = []string{"mnt", "uts", "ipc", "net", "pid", "user", "cgroup"}
 
-// Probe examines the machine. version is the manager's version string; paths
-// are the host paths whose facts are wanted. It starts no process and takes
-// well under a millisecond.
-func Probe(version string, paths []string) (Facts, error) {
+// Probe examines the machine. paths are the host paths whose facts are wanted.
+// It starts no process and takes well under a millisecond.
+func Probe(paths []string) (Facts, error) {
 	f := Facts{Manager: "system", PageSize: os.Getpagesize(), Arch: runtime.GOARCH}
-	steps := []func(*Facts) error{probeVersion(version), probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes, probePaths(paths)}
+	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes, probePaths(paths)}
 	for _, step := range steps {
 		if err := step(&f); err != nil {
 			return Facts{}, err
 		}
 	}
 	return f, nil
-}
-
-// probeVersion reads the number that a version string begins with, such as
-// "252.39-1~deb12u1" or "v257.3". An empty one leaves 0: not known.
-func probeVersion(version string) func(*Facts) error {
-	return func(f *Facts) error {
-		if version == "" {
-			return nil
-		}
-		digits := strings.TrimPrefix(version, "v")
-		if i := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
-			digits = digits[:i]
-		}
-		n, err := strconv.Atoi(digits)
-		if err != nil {
-			return fmt.Errorf("cannot read systemd's version from %q", version)
-		}
-		f.SystemdVersion = n
-		return nil
-	}
 }
 
 const cgroupRoot = "/sys/fs/cgroup"

@@ -20,7 +20,7 @@ PURPLE = os.path.join(HERE, "..", "..", "bin", "purple")
 BINDS = [p for p in ("/usr", "/bin", "/lib", "/lib64") if os.path.exists(p)]
 
 HARDENING = [
-    "PrivateNetwork=yes", "PrivateIPC=yes", "PrivateMounts=yes", "ProtectHostname=yes",
+    "PrivateNetwork=yes", "PrivateIPC=yes", "PrivateMounts=yes",
     "TemporaryFileSystem=/:ro", *(f"BindReadOnlyPaths={p}" for p in BINDS), "TemporaryFileSystem=/tmp",
     "PrivateDevices=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet=", "User=65534",
     "SystemCallFilter=@system-service", "SystemCallArchitectures=native",

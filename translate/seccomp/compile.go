@@ -4,148 +4,150 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
-	"strings"
+
+	libseccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/net/bpf"
 
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/policies/syscalls"
-	libseccomp "github.com/seccomp/libseccomp-golang"
-	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 )
 
-// maxInstructions is BPF_MAXINSNS of the kernel.
-const maxInstructions = 4096
+const (
+	// maxInstructions is BPF_MAXINSNS (<linux/bpf_common.h>).
+	maxInstructions = 4096
+	// instructionSize is that of struct sock_filter, in bytes.
+	instructionSize = 8
+	// fewRules is how many rules a list holds as well as a tree; libseccomp up
+	// to 2.5.4 makes a broken tree of none.
+	fewRules = 32
+)
 
-// instructionSize is the size of struct sock_filter.
-const instructionSize = 8
-
-// Program is a compiled filter.
+// Program is a compiled filter. It does not change.
 type Program struct {
-	arch         string
-	policy       policies.Syscalls
-	meanings     map[int]Meaning
-	instructions []bpf.RawInstruction
+	rules *Rules
+	code  []bpf.RawInstruction
 }
 
 // Compile makes the filter of a policy for arch, which must be NativeArch:
-// libseccomp knows the calls that it lacks a name for by their number only
-// there.
+// libseccomp knows numbers by the machine that it runs on. Same policy and
+// same libseccomp, same bytes.
 func Compile(s policies.Syscalls, arch string) (*Program, error) {
-	meanings, err := Meanings(s, arch)
+	rules, err := Resolve(s, arch)
 	if err != nil {
 		return nil, err
 	}
-	head, err := bpf.Assemble(floor(s, arch))
-	if err != nil {
-		return nil, fmt.Errorf("internal error: cannot assemble the filter's floor: %v", err)
+	if arch != NativeArch {
+		return nil, fmt.Errorf("cannot compile a system call filter for %s on %s: run Purple on a machine of that kind", arch, NativeArch)
 	}
-	tail, err := compilePolicy(meanings)
+	code, err := bpf.Assemble(rules.floor())
+	if err != nil {
+		return nil, fmt.Errorf("internal error: cannot assemble the floor of the filter: %w", err)
+	}
+	policy, err := rules.compilePolicy()
+	if err != nil {
+		return nil, fmt.Errorf("cannot compile the system call filter with libseccomp: %w", err)
+	}
+	code = append(code, policy...)
+	return &Program{rules, code}, checkLength(len(code))
+}
+
+func checkLength(n int) error {
+	if n > maxInstructions {
+		return fmt.Errorf("cannot load the system call filter: it has %d instructions and the kernel takes %d; "+
+			"name fewer single calls in syscalls.allow and syscalls.deny, use groups", n, maxInstructions)
+	}
+	return nil
+}
+
+// compilePolicy is the second part of the program: one action for each number.
+func (r *Rules) compilePolicy() ([]bpf.RawInstruction, error) {
+	byDefault := Deny // also for a number that no rule names: see floor
+	if !r.defaultDeny {
+		byDefault = Allow
+	}
+	filter, err := libseccomp.NewFilter(byDefault.encode().scmp)
 	if err != nil {
 		return nil, err
-	}
-	p := &Program{arch: arch, policy: s, meanings: meanings, instructions: append(head, tail...)}
-	if len(p.instructions) > maxInstructions {
-		return nil, fmt.Errorf("cannot use the system call filter: it has %d instructions, the kernel takes %d; shorten syscalls.allow and syscalls.deny", len(p.instructions), maxInstructions)
-	}
-	return p, nil
-}
-
-// scmpAction is an Action as libseccomp takes it. The one place to change what
-// a denied call gets.
-func scmpAction(a Action) libseccomp.ScmpAction {
-	switch a {
-	case Allow:
-		return libseccomp.ActAllow
-	case NoSys:
-		return libseccomp.ActErrno.SetReturnCode(int16(unix.ENOSYS))
-	default:
-		return libseccomp.ActErrno.SetReturnCode(int16(unix.EPERM))
-	}
-}
-
-// compilePolicy has libseccomp make a decision tree. What is not in it cannot
-// arrive, since the floor has sorted out all numbers that are not known, but
-// for the holes between them: those are denied.
-func compilePolicy(meanings map[int]Meaning) ([]bpf.RawInstruction, error) {
-	filter, err := libseccomp.NewFilter(scmpAction(Deny))
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a seccomp filter: %w", err)
 	}
 	defer filter.Release()
-	if err := filter.SetBadArchAction(libseccomp.ActKillProcess); err != nil {
-		return nil, fmt.Errorf("cannot have foreign architectures killed: %w", err)
+	if err := filter.SetBadArchAction(Kill.encode().scmp); err != nil {
+		return nil, err
 	}
-	if err := filter.SetOptimize(2); err != nil { // a binary tree
-		return nil, fmt.Errorf("cannot optimise the filter: %w", err)
-	}
-	for _, nr := range slices.Sorted(maps.Keys(meanings)) {
-		m := meanings[nr]
-		if m.Action == Deny {
-			continue // the default
-		}
-		if err := filter.AddRule(libseccomp.ScmpSyscall(nr), scmpAction(m.Action)); err != nil {
-			return nil, fmt.Errorf("cannot add system call %d to the filter: %w", nr, err)
-		}
+	if err := r.addRules(filter, byDefault); err != nil {
+		return nil, err
 	}
 	return export(filter)
 }
 
-// export reads the program back through a memory file: libseccomp before 2.6
-// cannot export to memory itself.
+// addRules adds what differs from the default, by number: libseccomp has no
+// name for a call newer than itself.
+func (r *Rules) addRules(filter *libseccomp.ScmpFilter, byDefault Action) error {
+	rules := 0
+	for _, nr := range syscalls.Numbers(r.arch) {
+		action := r.calls[nr].Action
+		if action == byDefault {
+			continue
+		}
+		rules++
+		if err := filter.AddRuleExact(libseccomp.ScmpSyscall(nr), action.encode().scmp); err != nil {
+			return fmt.Errorf("cannot add the rule for system call %d: %w", nr, err)
+		}
+	}
+	if rules <= fewRules {
+		return nil
+	}
+	return filter.SetOptimize(2)
+}
+
+// export reads the program through a pipe, while libseccomp writes it:
+// ExportBPFMem fails with libseccomp 2.5.4.
 func export(filter *libseccomp.ScmpFilter) ([]bpf.RawInstruction, error) {
-	fd, err := unix.MemfdCreate("purple-filter", unix.MFD_CLOEXEC)
+	reader, writer, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a memory file: %w", err)
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "filter")
-	defer f.Close()
-	if err := filter.ExportBPF(f); err != nil {
-		return nil, fmt.Errorf("cannot export the filter: %w", err)
+	defer reader.Close()
+	written := make(chan error, 1)
+	go func() {
+		defer writer.Close()
+		written <- filter.ExportBPF(writer)
+	}()
+	program, err := io.ReadAll(reader)
+	if err := <-written; err != nil {
+		return nil, err
 	}
-	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxInstructions*instructionSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the filter: %w", err)
+		return nil, fmt.Errorf("cannot read the program: %w", err)
 	}
-	var program []bpf.RawInstruction
-	for ; len(data) >= instructionSize; data = data[instructionSize:] {
-		program = append(program, bpf.RawInstruction{
-			Op: binary.NativeEndian.Uint16(data), Jt: data[2], Jf: data[3], K: binary.NativeEndian.Uint32(data[4:]),
+	return decode(program)
+}
+
+// decode reads an array of struct sock_filter (<linux/filter.h>).
+func decode(program []byte) ([]bpf.RawInstruction, error) {
+	if len(program) == 0 || len(program)%instructionSize != 0 {
+		return nil, fmt.Errorf("a program of %d bytes is no array of struct sock_filter", len(program))
+	}
+	var code []bpf.RawInstruction
+	for b := range slices.Chunk(program, instructionSize) {
+		code = append(code, bpf.RawInstruction{
+			Op: binary.NativeEndian.Uint16(b), Jt: b[2], Jf: b[3], K: binary.NativeEndian.Uint32(b[4:]),
 		})
 	}
-	return program, nil
+	return code, nil
 }
 
-// Bytes is the program as an array of struct sock_filter, in native order.
+// Bytes is the filter as an array of struct sock_filter, for seccomp(2).
 func (p *Program) Bytes() []byte {
-	out := make([]byte, 0, len(p.instructions)*instructionSize)
-	for _, i := range p.instructions {
-		out = binary.NativeEndian.AppendUint16(out, i.Op)
-		out = append(out, i.Jt, i.Jf)
-		out = binary.NativeEndian.AppendUint32(out, i.K)
+	var b []byte
+	for _, i := range p.code {
+		b = binary.NativeEndian.AppendUint16(b, i.Op)
+		b = append(b, i.Jt, i.Jf)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
 	}
-	return out
+	return b
 }
 
-// Listing is the program for a reader: the floor, then every call with its
-// verdict and the cause, then the instructions.
-func (p *Program) Listing() string {
-	var out strings.Builder
-	out.WriteString("# The floor, whatever the policy says\n")
-	for _, line := range Floor {
-		fmt.Fprintf(&out, "%s\n", line)
-	}
-	out.WriteString("\n# What the policy means for each system call\n")
-	for _, nr := range slices.Sorted(maps.Keys(p.meanings)) {
-		name, _ := syscalls.Name(p.arch, nr)
-		m := p.meanings[nr]
-		fmt.Fprintf(&out, "%-8s%-28s# %s\n", m.Action, name, strings.TrimSpace(m.Key+" "+m.Why))
-	}
-	fmt.Fprintf(&out, "\n# The program, %d instructions\n", len(p.instructions))
-	for i, raw := range p.instructions {
-		fmt.Fprintf(&out, "%4d: %v\n", i, raw.Disassemble())
-	}
-	return out.String()
-}
+// Rules are what the filter was made from: its meaning.
+func (p *Program) Rules() *Rules { return p.rules }

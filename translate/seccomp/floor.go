@@ -2,12 +2,11 @@ package seccomp
 
 import (
 	"fmt"
-	"slices"
 
-	"github.com/purple-sandbox/purple/policies"
-	"github.com/purple-sandbox/purple/policies/syscalls"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/purple-sandbox/purple/policies/syscalls"
 )
 
 // Offsets in struct seccomp_data (<linux/seccomp.h>). Both architectures are
@@ -15,151 +14,183 @@ import (
 const (
 	offNr   = 0
 	offArch = 4
+	offArgs = 16
 )
 
-func offLow(arg int) uint32  { return uint32(16 + 8*arg) }
-func offHigh(arg int) uint32 { return uint32(16 + 8*arg + 4) }
+func offLow(arg int) uint32  { return offArgs + 8*uint32(arg) }
+func offHigh(arg int) uint32 { return offLow(arg) + 4 }
 
-// What the filter returns.
 const (
-	retKill  = unix.SECCOMP_RET_KILL_PROCESS
-	retDeny  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
-	retNoSys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	// x32Bit marks a call of the x32 ABI, which the kernel reports as the
+	// same architecture as a native call of amd64.
+	x32Bit = 0x40000000
+	// noCall is the number -1: what a tracer puts where it suppresses a call.
+	noCall = 0xffffffff
+	// tiocLinux is TIOCLINUX, see ioctl_console(2).
+	tiocLinux = 0x541c
+	// sockTypeMask is SOCK_TYPE_MASK (<linux/net.h>): above it are SOCK_CLOEXEC
+	// and SOCK_NONBLOCK.
+	sockTypeMask = 0xf
 )
 
-// x32Bit marks a call of the x32 ABI, which has the same architecture value as
-// a native one on x86-64.
-const x32Bit = 0x40000000
-
-// auditArch is the architecture as the kernel reports it.
-var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
-
-// Floor says in words what holds whatever the policy says, for a listing.
-var Floor = []string{
-	"foreign architecture, x32: killed",
-	"number above the highest that Purple knows: ENOSYS",
-	"clone3: ENOSYS (its flags cannot be checked; libc falls back to clone)",
-	"clone, unshare with a CLONE_NEW* flag that is not allowed by name: EPERM",
-	"ioctl TIOCSTI, TIOCLINUX: EPERM (compared as 32 bits)",
-	"socket, socketpair of a family but unix, inet, inet6, netlink route: EPERM",
-	"socket inet, inet6: raw, packet, SCTP, DCCP, MPTCP: EPERM",
-	"execve, exit, exit_group, rt_sigreturn: allowed",
-}
-
-// floor is the first part of the program. It ends with nothing: what it lets
-// pass falls through to what is appended.
-func floor(s policies.Syscalls, arch string) []bpf.Instruction {
-	nr := func(name string) uint32 {
-		n, ok := syscalls.Number(arch, name)
-		if !ok {
-			panic(fmt.Sprintf("internal error: no %s on %s", name, arch))
-		}
-		return uint32(n)
-	}
-	numbers := syscalls.Numbers(arch)
-	highest := uint32(numbers[len(numbers)-1])
-	return slices.Concat(
-		[]bpf.Instruction{load(offArch)},
-		returnIf(bpf.JumpNotEqual, auditArch[arch], retKill),
-		[]bpf.Instruction{load(offNr)},
-		x32(arch),
-		returnIf(bpf.JumpGreaterThan, highest, retNoSys),
-		returnIf(bpf.JumpEqual, nr("clone3"), retNoSys),
-		ifCall(nr("clone"), namespaceFlags(cloneMask&^grantedFlags(s, "clone"))),
-		ifCall(nr("unshare"), namespaceFlags(unshareMask&^grantedFlags(s, "unshare"))),
-		ifCall(nr("ioctl"), terminalInjection()),
-		ifCall(nr("socket"), socketFamilies()),
-		ifCall(nr("socketpair"), slices.Concat([]bpf.Instruction{load(offLow(0))}, returnIf(bpf.JumpNotEqual, unix.AF_UNIX, retDeny))),
-	)
-}
-
-func load(offset uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offset, Size: 4} }
-
-// returnIf returns ret if the accumulator compares so to value.
-func returnIf(cond bpf.JumpTest, value, ret uint32) []bpf.Instruction {
-	return []bpf.Instruction{
-		bpf.JumpIf{Cond: cond, Val: value, SkipFalse: 1},
-		bpf.RetConstant{Val: ret},
-	}
-}
-
-// ifCall runs body for one system call. The accumulator holds the number
-// before and after.
-func ifCall(nr uint32, body []bpf.Instruction) []bpf.Instruction {
-	body = append(body, load(offNr))
-	return append([]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpEqual, Val: nr, SkipFalse: uint8(len(body))}}, body...)
-}
-
-func x32(arch string) []bpf.Instruction {
-	if arch != "amd64" {
-		return nil
-	}
-	return returnIf(bpf.JumpGreaterOrEqual, x32Bit, retKill)
-}
-
-// The flags that make a namespace. CLONE_NEWTIME is one of unshare only: in
-// clone its bit belongs to the exit signal.
 const (
-	cloneMask = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
+	// cloneNamespaces are the flags by which clone makes a namespace.
+	// CLONE_NEWTIME is not one: clone has its exit signal in that bit.
+	cloneNamespaces uint32 = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 		unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
-	unshareMask = cloneMask | unix.CLONE_NEWTIME
+	// unshareHarmless are the flags of unshare(2) that make no namespace. All
+	// others must be granted, so that a flag which a later kernel adds is denied.
+	unshareHarmless uint32 = unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SYSVSEM |
+		unix.CLONE_THREAD | unix.CLONE_SIGHAND | unix.CLONE_VM
 )
 
-// namespaceFlags denies the flags of denied. The upper half of the register
-// means nothing to the kernel, so nothing in it is let pass.
-func namespaceFlags(denied uint32) []bpf.Instruction {
-	return slices.Concat(
-		[]bpf.Instruction{load(offHigh(0))}, returnIf(bpf.JumpNotEqual, 0, retDeny),
-		[]bpf.Instruction{load(offLow(0))}, returnIf(bpf.JumpBitsSet, denied, retDeny),
-	)
+// auditArch is the architecture as struct seccomp_data has it.
+func auditArch(arch string) uint32 {
+	if arch == "arm64" {
+		return unix.AUDIT_ARCH_AARCH64
+	}
+	return unix.AUDIT_ARCH_X86_64
 }
 
-// terminalInjection denies the two requests that put input into a terminal.
-// The kernel takes the request as 32 bits: a comparison of 64 would let it
-// pass with an upper half (CVE-2019-10063, CVE-2019-7303).
-func terminalInjection() []bpf.Instruction {
-	return slices.Concat(
-		[]bpf.Instruction{load(offLow(1))},
-		returnIf(bpf.JumpEqual, unix.TIOCSTI, retDeny),
-		returnIf(bpf.JumpEqual, tiocLinux, retDeny),
-	)
+// inetProtocols are the protocols of AF_INET and AF_INET6 that the rules of
+// the network namespace know how to judge. SCTP, DCCP and MPTCP pass by rules
+// for TCP and UDP; the rest has been a way into the kernel.
+func inetProtocols() []uint32 {
+	return []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}
 }
 
-// tiocLinux is TIOCLINUX of ioctl_console(2).
-const tiocLinux = 0x541c
+// floorText is the floor in words, for a listing.
+func floorText() []string {
+	return []string{
+		"foreign architecture, x32: the process is killed",
+		"number that Purple knows no call for: ENOSYS",
+		"clone3: ENOSYS, its flags are behind a pointer; libc falls back to clone",
+		"clone, unshare: EPERM with a flag for a namespace that the policy does not grant by name",
+		"ioctl: EPERM for TIOCSTI and TIOCLINUX, compared as 32 bits",
+		"socket: EPERM but for unix, inet, inet6 and netlink route",
+		"socket inet, inet6: EPERM but for stream and datagram of TCP, UDP and ICMP echo",
+		"socketpair: EPERM but for unix",
+	}
+}
 
-// socketFamilies lets pass those families that a network namespace or the
-// absence of a path confines. AF_VSOCK, AF_ALG and their like do not belong to
-// any namespace, or have been a way into the kernel.
-func socketFamilies() []bpf.Instruction {
-	netlink := slices.Concat(
-		[]bpf.Instruction{load(offLow(2))},
-		returnIf(bpf.JumpNotEqual, unix.NETLINK_ROUTE, retDeny),
-	)
-	inet := slices.Concat(
-		[]bpf.Instruction{load(offLow(1)), bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf}},
-		returnIf(bpf.JumpEqual, unix.SOCK_RAW, retDeny),
-		returnIf(bpf.JumpEqual, unix.SOCK_SEQPACKET, retDeny),
-		returnIf(bpf.JumpEqual, unix.SOCK_DCCP, retDeny),
-		returnIf(bpf.JumpEqual, unix.SOCK_PACKET, retDeny),
-		[]bpf.Instruction{load(offLow(2))},
-		returnIf(bpf.JumpEqual, unix.IPPROTO_SCTP, retDeny),
-		returnIf(bpf.JumpEqual, unix.IPPROTO_DCCP, retDeny),
-		returnIf(bpf.JumpEqual, unix.IPPROTO_MPTCP, retDeny),
-	)
-	netlinkPart := append(netlink, bpf.Jump{Skip: uint32(3 + len(inet))})
-	return slices.Concat(
-		[]bpf.Instruction{
-			load(offLow(0)),
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_UNIX, SkipTrue: uint8(1 + len(netlinkPart) + 3 + len(inet))},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_NETLINK, SkipFalse: uint8(len(netlinkPart))},
-		},
-		netlinkPart,
-		[]bpf.Instruction{
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET, SkipTrue: 2},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET6, SkipTrue: 1},
-			bpf.RetConstant{Val: retDeny},
-		},
-		inet,
-	)
+// floor is the first part of the program: it ends the calls that no policy
+// allows. What it lets pass falls through its end, with the number in A.
+// None of its checks trusts an upper half that the kernel ignores.
+func (r *Rules) floor() []bpf.Instruction {
+	a := newAssembler()
+	a.load(offArch)
+	a.returnIf(bpf.JumpNotEqual, auditArch(r.arch), Kill)
+	a.load(offNr)
+	a.returnIf(bpf.JumpEqual, noCall, NoSys)
+	if r.arch == "amd64" {
+		a.returnIf(bpf.JumpGreaterOrEqual, x32Bit, Kill)
+	}
+	r.unknownNumbers(a)
+	a.returnIf(bpf.JumpEqual, r.number("clone3"), NoSys)
+	r.onCall(a, "clone", func() { checkClone(a, r.clone) })
+	r.onCall(a, "unshare", func() { checkUnshare(a, r.unshare) })
+	r.onCall(a, "ioctl", func() { checkIoctl(a) })
+	r.onCall(a, "socket", func() { checkSocket(a) })
+	r.onCall(a, "socketpair", func() { checkSocketpair(a) })
+	return a.finish()
+}
+
+// number is that of a call which both architectures have.
+func (r *Rules) number(name string) uint32 {
+	nr, ok := syscalls.Number(r.arch, name)
+	if !ok {
+		panic(fmt.Sprintf("internal error: no system call %q on %s", name, r.arch))
+	}
+	return uint32(nr)
+}
+
+// onCall runs check for one call. check ends the program or jumps to NAME.pass
+// or runs through its end.
+func (r *Rules) onCall(a *assembler, name string, check func()) {
+	a.jump(bpf.JumpNotEqual, r.number(name), name+".next")
+	check()
+	a.label(name + ".pass")
+	a.load(offNr)
+	a.label(name + ".next")
+}
+
+// unknownNumbers ends the calls that are newer than Purple, or that no kernel
+// has: what they would do is not known, and libraries fall back on ENOSYS.
+// This holds for a policy that allows by default as well.
+func (r *Rules) unknownNumbers(a *assembler) {
+	numbers := syscalls.Numbers(r.arch)
+	for i, nr := range numbers[1:] {
+		before := numbers[i]
+		if nr == before+1 {
+			continue
+		}
+		past := fmt.Sprintf("past %d", before)
+		a.jump(bpf.JumpLessOrEqual, uint32(before), past)
+		a.returnIf(bpf.JumpLessThan, uint32(nr), NoSys)
+		a.label(past)
+	}
+	a.returnIf(bpf.JumpGreaterThan, uint32(numbers[len(numbers)-1]), NoSys)
+}
+
+// checkClone denies namespaces. Of its first argument the kernel takes the low
+// half; an upper one that is not empty is no honest caller's.
+func checkClone(a *assembler, granted uint32) {
+	a.load(offHigh(0))
+	a.returnIf(bpf.JumpNotEqual, 0, Deny)
+	a.load(offLow(0))
+	a.returnIf(bpf.JumpBitsSet, cloneNamespaces&^granted, Deny)
+}
+
+// checkUnshare denies everything but the flags that make no namespace and
+// those granted; the kernel takes all 64 bits.
+func checkUnshare(a *assembler, granted uint32) {
+	a.load(offHigh(0))
+	a.returnIf(bpf.JumpNotEqual, 0, Deny)
+	a.load(offLow(0))
+	a.returnIf(bpf.JumpBitsSet, ^(unshareHarmless | granted), Deny)
+}
+
+// checkIoctl denies the two requests that put input into a terminal, which the
+// shell outside would then read (CVE-2017-5226). The kernel takes the request
+// as 32 bits: a comparison of 64 lets it pass with an upper half
+// (CVE-2019-10063).
+func checkIoctl(a *assembler) {
+	a.load(offLow(1))
+	a.returnIf(bpf.JumpEqual, unix.TIOCSTI, Deny)
+	a.returnIf(bpf.JumpEqual, tiocLinux, Deny)
+}
+
+// checkSocket lets pass the sockets that a network namespace and its rules
+// confine. AF_VSOCK belongs to no namespace; AF_ALG, AF_PACKET, AF_KEY, AF_XDP,
+// AF_RDS and their like have been ways into the kernel. All three arguments
+// are 32 bits to the kernel.
+func checkSocket(a *assembler) {
+	a.load(offLow(0))
+	a.jump(bpf.JumpEqual, unix.AF_UNIX, "socket.pass")
+	a.jump(bpf.JumpEqual, unix.AF_INET, "socket.inet")
+	a.jump(bpf.JumpEqual, unix.AF_INET6, "socket.inet")
+	a.returnIf(bpf.JumpNotEqual, unix.AF_NETLINK, Deny)
+
+	a.load(offLow(2))
+	a.jump(bpf.JumpEqual, unix.NETLINK_ROUTE, "socket.pass")
+	a.ret(Deny)
+
+	a.label("socket.inet")
+	a.load(offLow(1))
+	a.and(sockTypeMask)
+	a.jump(bpf.JumpEqual, unix.SOCK_STREAM, "socket.protocol")
+	a.returnIf(bpf.JumpNotEqual, unix.SOCK_DGRAM, Deny)
+
+	a.label("socket.protocol")
+	a.load(offLow(2))
+	for _, protocol := range inetProtocols() {
+		a.jump(bpf.JumpEqual, protocol, "socket.pass")
+	}
+	a.ret(Deny)
+}
+
+// checkSocketpair: only AF_UNIX has pairs that a program needs.
+func checkSocketpair(a *assembler) {
+	a.load(offLow(0))
+	a.returnIf(bpf.JumpNotEqual, unix.AF_UNIX, Deny)
 }
