@@ -71,10 +71,6 @@ var rows = []row{
 	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("kill")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
 	{name: "PrivateNetwork", key: "network.isolated", value: fixed(true)},
-	{name: "CPUAccounting", why: "systemctl status shows it", value: fixed(true)},
-	{name: "MemoryAccounting", why: "systemctl status shows it", value: fixed(true)},
-	{name: "TasksAccounting", why: "systemctl status shows it", value: fixed(true)},
-	{name: "IOAccounting", why: "systemctl status shows it", value: fixed(true)},
 	{name: "CPUQuotaPerSecUSec", file: "CPUQuota", key: keyCPU, value: func(b *builder) (any, string) {
 		l := b.p.Resources.CPU
 		if l.Unlimited {

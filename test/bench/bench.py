@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Start to exit of `true`, medians of paired runs.
 
-Every round runs each contender once, in an order that rotates, so that what
-the machine does meanwhile meets all of them alike. Runs where systemd is
+Every round runs each contender once, in a random order, so that what the
+machine does meanwhile, and what the one before has left to PID 1 and the
+kernel to clean up, meets all of them alike. Runs where systemd is
 PID 1, as root. Usage: bench.py [ROUNDS]
 """
 
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -83,9 +85,10 @@ def measure(rounds):
     try:
         entries = list(contenders(directory).items())
         times = {name: [] for name, _ in entries}
+        random.seed(0)
         for i in range(-2, rounds):
-            for k in range(len(entries)):
-                name, command = entries[(i + k) % len(entries)]
+            random.shuffle(entries)
+            for name, command in entries:
                 took = once(command(i))
                 if i >= 0:  # the first two rounds warm the caches
                     times[name].append(took)
