@@ -50,7 +50,10 @@ func Compile(s policies.Syscalls, arch string) (*Program, error) {
 		return nil, fmt.Errorf("cannot compile the system call filter with libseccomp: %w", err)
 	}
 	code = append(code, policy...)
-	return &Program{rules, code}, checkLength(len(code))
+	if err := checkLength(len(code)); err != nil {
+		return nil, err
+	}
+	return &Program{rules, code}, nil
 }
 
 func checkLength(n int) error {
@@ -63,10 +66,7 @@ func checkLength(n int) error {
 
 // compilePolicy is the second part of the program: one action for each number.
 func (r *Rules) compilePolicy() ([]bpf.RawInstruction, error) {
-	byDefault := Deny // also for a number that no rule names: see floor
-	if !r.defaultDeny {
-		byDefault = Allow
-	}
+	byDefault := r.commonest()
 	filter, err := libseccomp.NewFilter(byDefault.encode().scmp)
 	if err != nil {
 		return nil, err
@@ -79,6 +79,26 @@ func (r *Rules) compilePolicy() ([]bpf.RawInstruction, error) {
 		return nil, err
 	}
 	return export(filter)
+}
+
+// commonest is the action of most calls. libseccomp gets only the others as
+// rules: its time and its program grow with their number, and a run waits for
+// it. It decides nothing: a number that has no decision does not reach this
+// part of the program, see unknownNumbers.
+func (r *Rules) commonest() Action {
+	allowed, denied := 0, 0
+	for _, d := range r.calls {
+		switch d.Action {
+		case Allow:
+			allowed++
+		case Deny:
+			denied++
+		}
+	}
+	if allowed > denied {
+		return Allow
+	}
+	return Deny
 }
 
 // addRules adds what differs from the default, by number: libseccomp has no

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/net/bpf"
-
 	"github.com/purple-sandbox/purple/policies/syscalls"
 )
 
@@ -100,6 +98,3 @@ func (d Decision) cause(call string) string {
 	}
 	return strings.Join(parts, " ")
 }
-
-// disassemble is the program for bpf.NewVM; false if an instruction has none.
-func (p *Program) disassemble() ([]bpf.Instruction, bool) { return bpf.Disassemble(p.code) }

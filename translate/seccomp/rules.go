@@ -37,11 +37,10 @@ type Decision struct {
 
 // Rules are a policy's system calls, resolved for one architecture.
 type Rules struct {
-	arch        string
-	defaultDeny bool
-	calls       map[int]Decision // by number, every number that the architecture has
-	clone       uint32           // the CLONE_NEW* flags granted to clone
-	unshare     uint32           // and to unshare
+	arch    string
+	calls   map[int]Decision // by number, every number that the architecture has
+	clone   uint32           // the CLONE_NEW* flags granted to clone
+	unshare uint32           // and to unshare
 }
 
 // Resolve says what a policy means for every call of arch (a GOARCH). It fails
@@ -53,27 +52,39 @@ func Resolve(s policies.Syscalls, arch string) (*Rules, error) {
 		return nil, fmt.Errorf("cannot make a system call filter for %q: Purple knows %s",
 			arch, strings.Join(syscalls.Architectures(), " and "))
 	}
-	r := &Rules{arch: arch, defaultDeny: s.DefaultDeny, calls: map[int]Decision{}}
+	r := &Rules{arch: arch, calls: map[int]Decision{}}
 	if err := r.grantFlags(s.Allow); err != nil {
 		return nil, err
 	}
-	allowed, err := byName(s.Allow, Allow)
+	n, err := readNames(s)
 	if err != nil {
 		return nil, err
 	}
-	denied, err := byName(s.Deny, Deny)
-	if err != nil {
-		return nil, err
-	}
-	if err := refuseDenyOfRequired(s.Deny); err != nil {
-		return nil, err
-	}
-	addProcesses(allowed, denied)
 	for _, nr := range syscalls.Numbers(arch) {
 		name, _ := syscalls.Name(arch, nr)
-		r.calls[nr] = decide(name, s.DefaultDeny, allowed, denied)
+		r.calls[nr] = n.decide(name)
 	}
 	return r, nil
+}
+
+// names is what a policy says of calls by their names.
+type names struct {
+	defaultDeny      bool
+	allowed, denied  map[string]Decision
+	required, probed map[string]string
+}
+
+func readNames(s policies.Syscalls) (*names, error) {
+	n := &names{defaultDeny: s.DefaultDeny, required: required(), probed: probed()}
+	var err error
+	if n.allowed, err = byName(s.Allow, Allow); err != nil {
+		return nil, err
+	}
+	if n.denied, err = byName(s.Deny, Deny); err != nil {
+		return nil, err
+	}
+	n.addProcesses()
+	return n, n.refuseDenyOfRequired(s.Deny)
 }
 
 // grantFlags collects the namespaces that allow rules grant by name.
@@ -120,49 +131,49 @@ func byName(rules []policies.SyscallRule, action Action) (map[string]Decision, e
 
 // addProcesses lets clone3 in allow stand for the calls that libc falls back
 // to when clone3 answers ENOSYS. A deny of clone3 takes that back.
-func addProcesses(allowed, denied map[string]Decision) {
-	cause, ok := allowed["clone3"]
-	if _, no := denied["clone3"]; !ok || no {
+func (n *names) addProcesses() {
+	cause, ok := n.allowed["clone3"]
+	if _, denied := n.denied["clone3"]; !ok || denied {
 		return
 	}
 	for _, call := range []string{"clone", "fork", "vfork"} {
-		if _, named := allowed[call]; !named {
-			allowed[call] = cause
+		if _, named := n.allowed[call]; !named {
+			n.allowed[call] = cause
 		}
 	}
-}
-
-// decide is the policy's decision on one call; arguments are the floor's.
-func decide(name string, defaultDeny bool, allowed, denied map[string]Decision) Decision {
-	if why, ok := required()[name]; ok {
-		return Decision{Action: Allow, Why: why}
-	}
-	if d, ok := denied[name]; ok {
-		return d
-	}
-	if d, ok := allowed[name]; ok {
-		return d
-	}
-	byDefault := Decision{Action: Allow, Key: "syscalls.default_deny"}
-	if defaultDeny {
-		byDefault.Action = Deny
-		if why, ok := probed()[name]; ok {
-			byDefault.Action, byDefault.Why = NoSys, why
-		}
-	}
-	return byDefault
 }
 
 // refuseDenyOfRequired refuses to deny by name what cannot be denied: isolation
 // that was asked for and cannot be had is an error. A group is not refused for
 // having such a call.
-func refuseDenyOfRequired(deny []policies.SyscallRule) error {
+func (n *names) refuseDenyOfRequired(deny []policies.SyscallRule) error {
 	for _, rule := range deny {
-		if why, ok := required()[rule.Name]; ok {
+		if why, ok := n.required[rule.Name]; ok {
 			return fmt.Errorf("%s: cannot deny %s: %s", rule.Key, rule.Name, why)
 		}
 	}
 	return nil
+}
+
+// decide is the policy's decision on one call; arguments are the floor's.
+func (n *names) decide(name string) Decision {
+	if why, ok := n.required[name]; ok {
+		return Decision{Action: Allow, Why: why}
+	}
+	if d, ok := n.denied[name]; ok {
+		return d
+	}
+	if d, ok := n.allowed[name]; ok {
+		return d
+	}
+	byDefault := Decision{Action: Allow, Key: "syscalls.default_deny"}
+	if n.defaultDeny {
+		byDefault.Action = Deny
+		if why, ok := n.probed[name]; ok {
+			byDefault.Action, byDefault.Why = NoSys, why
+		}
+	}
+	return byDefault
 }
 
 // required are the calls that every filter allows, and why.
