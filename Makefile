@@ -1,0 +1,91 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Both install what they need from Debian's packages (test/deps.sh).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where Go may be that test/deps.sh has installed or the machine has.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/lib/purple-go/bin
+PREFIX ?= /usr
+GO ?= go
+
+SUITE := ../bin/suite.test -test.v -test.timeout 40m
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 20
+
+.PHONY: build
+build: ## bin/purple and bin/purple-init
+	@test/deps.sh build
+	CGO_ENABLED=1 $(GO) build -trimpath -o bin/purple ./cmd/purple
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/purple-init ./cmd/purple-init
+	chmod go-w bin bin/*
+
+.PHONY: demo
+demo: build ## an agent in a real unit; boots a private systemd if PID 1 is none
+	@test/deps.sh test
+	test/hosts/native -- test/demo/run
+
+.PHONY: test
+test: lint test-unit test-native test-vm-bookworm test-vm-trixie ## everything that CI runs
+
+.PHONY: lint
+lint: build ## gofmt, go vet, the layers
+	@unformatted=$$(gofmt -l cmd internal policies translate units test); \
+	if [[ $$unformatted ]]; then echo "gofmt these: $$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags integration ./test/...
+
+.PHONY: test-unit
+test-unit: build ## pure code: tables, goldens, simulators
+	@test/deps.sh test
+	$(GO) test ./...
+
+.PHONY: suite
+suite: build
+	@test/deps.sh test
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/probe ./test/probe
+	CGO_ENABLED=0 $(GO) test -c -tags integration -trimpath -o bin/suite.test ./test
+
+.PHONY: test-native
+test-native: suite ## the suite and the demo on this machine's systemd, or on a private one
+	cd test && ./hosts/native -- $(SUITE)
+	test/hosts/native -- test/demo/run
+
+.PHONY: test-vm-bookworm test-vm-trixie
+test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
+	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
+	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs "$$payload"; \
+	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && exec $(SUITE)'
+
+.PHONY: vm-images
+vm-images: ## make the VM images, once
+	@test/deps.sh test
+	test/hosts/vm bookworm image
+	test/hosts/vm trixie image
+
+.PHONY: bench
+bench: build ## start to exit, beside systemd-run, bubblewrap and runc
+	@test/deps.sh test
+	test/hosts/native -- test/bench/bench.py
+
+.PHONY: golden
+golden: ## rewrite the golden files
+	$(GO) test ./policies ./translate -update
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for half a minute
+	$(GO) test ./policies -run '^$$' -fuzz FuzzParse -fuzztime 30s -fuzzminimizetime 1x
+	$(GO) test ./internal/spec -run '^$$' -fuzz FuzzDecodeMessage -fuzztime 30s
+	$(GO) test ./translate -run '^$$' -fuzz FuzzBuild -fuzztime 30s
+
+.PHONY: install
+install: build ## into $(DESTDIR)$(PREFIX)
+	install -D -m 0755 bin/purple $(DESTDIR)$(PREFIX)/bin/purple
+	install -D -m 0755 bin/purple-init $(DESTDIR)$(PREFIX)/libexec/purple/purple-init
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf bin
