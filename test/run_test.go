@@ -1,0 +1,356 @@
+//go:build integration
+
+package test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The sequence of a first-time user, word for word.
+func TestFirstUse(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, fmt.Sprintf("cp demo/ai_agent.py %q", dir))
+	t.Cleanup(func() { sh(t, "rm -f /etc/purple/policies/my-agent.yaml") })
+	out := sh(t, fmt.Sprintf("export PATH=%q:$PATH; cd %q; purple profile create my-agent && purple run --profile my-agent -- python3 ai_agent.py", bin, dir))
+	if strings.Count(out, "  worked ") != 5 || strings.Count(out, "  refused ") != 9 {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	for script, want := range map[string]int{
+		"exit 0": 0, "exit 1": 1, "exit 7": 7, "exit 255": 255,
+		"kill -9 $$": 137, "kill -TERM $$": 143, "kill -INT $$": 130, "kill -HUP $$": 129, "kill -SEGV $$": 139,
+	} {
+		if r := purple(t, "plain", "sh", "-c", script); r.status != want || r.stdout+r.stderr != "" {
+			t.Errorf("%s: status %d, want %d; %q %q", script, r.status, want, r.stdout, r.stderr)
+		}
+	}
+}
+
+func TestCommandThatCannotRun(t *testing.T) {
+	purple(t, "plain", "no-such-command").mustRefuse(t, 127, `cannot find "no-such-command"`)
+	purple(t, "plain", "/etc/hostname").mustRefuse(t, 127, "filesystem.immutable_paths", `"/etc"`)
+	purple(t, "no-bin", "sh").mustRefuse(t, 127, "filesystem.immutable_paths", "bin")
+	dir := t.TempDir()
+	for name, content := range map[string]string{"plain": "not a program", "script": "#!/no/such/interpreter\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh(t, "chmod a-x "+dir+"/plain")
+	run := func(name string) result { return call{dir: dir, args: []string{"run", "--", "./" + name}}.run(t) }
+	run("plain").mustRefuse(t, 126, "not an executable file")
+	run("script").mustRefuse(t, 127, `"/no/such/interpreter"`)
+}
+
+func TestScriptThatTheSandboxCannotSee(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "agent.py"), []byte("print('ran')"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run := func(profile string) result {
+		return call{dir: dir, args: []string{"run", "--profile", profilePath(profile), "--", "python3", "agent.py"}}.run(t)
+	}
+	run("no-workspace").mustRefuse(t, 125, `cannot see the script "agent.py"`, "--workspace")
+	if r := run("plain").mustSucceed(t); r.stdout != "ran\n" {
+		t.Errorf("%q", r.stdout)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	purple(t, "filtered", "true").mustRefuse(t, 125, "cannot filter a network", "filtered.yaml:", "isolated: true")
+	for _, dir := range []string{"/", "/root", "/home", "/etc", "/usr"} {
+		call{dir: dir, args: []string{"run", "--", "true"}}.run(t).mustRefuse(t, 125, "workspace")
+		call{args: []string{"run", "--workspace", dir, "--", "true"}}.run(t).mustRefuse(t, 125, "workspace")
+	}
+	unknown := writeProfile(t, "name: \"x\"\ndescription: \"y\"\n\n\n\n\n\n\n\n\nfilesystem:\n  immutable_path: []\n")
+	call{args: []string{"run", "--profile", unknown, "--", "true"}}.run(t).
+		mustRefuse(t, 125, `:12:3: filesystem.immutable_path: unknown key (did you mean "immutable_paths"?)`)
+	missing := writeProfile(t, "extends: offline\nfilesystem:\n  output_paths: [/no/such/output]\n")
+	call{args: []string{"run", "--profile", missing, "--", "true"}}.run(t).mustRefuse(t, 125, "install -d", "/no/such/output")
+	for _, name := range []string{"../../x", "/abs", "a/b", ".", "-x", "x@y", "x;y", "%n", "", "a\nb", strings.Repeat("x", 300)} {
+		if r := (call{args: []string{"run", "--profile=" + name, "--", "true"}}).run(t); r.status != 125 {
+			t.Errorf("profile %q: status %d, %s", name, r.status, r.stderr)
+		}
+	}
+}
+
+// R2 and the issue's own figures.
+func TestMemoryLimit(t *testing.T) {
+	r := purple(t, "memory", "python3", "-c", "b = bytearray(300 << 20); print(len(b))")
+	if r.status != 137 || r.stdout != "" {
+		t.Errorf("300 MB under 64 MB: %+v", r)
+	}
+	if r := purple(t, "plain", "python3", "-c", "b = bytearray(100 << 20); print(len(b))").mustSucceed(t); r.stdout != "104857600\n" {
+		t.Errorf("control: %+v", r)
+	}
+	// A tmpfs is memory too.
+	r = purple(t, "memory", "sh", "-c", "head -c 300000000 /dev/zero > /tmp/x")
+	if r.status == 0 {
+		t.Errorf("300 MB into /tmp: %+v", r)
+	}
+	noUnits(t, "memory")
+}
+
+// R1: the fork bomb is stopped at the limit, exactly.
+func TestTasksLimit(t *testing.T) {
+	type spawned struct {
+		Tasks int
+		Error string
+	}
+	for profile, limit := range map[string]int{"tasks": 20, "plain": 64} {
+		if got := probe[spawned](t, profile, "spawn"); got.Error != "EAGAIN" || got.Tasks != limit {
+			t.Errorf("under %d tasks: %+v", limit, got)
+		}
+	}
+	if got := probe[spawned](t, "groups", "spawn"); got.Tasks != 512 {
+		t.Errorf("under 512 tasks: %+v", got)
+	}
+	purple(t, "plain", "true").mustSucceed(t)
+}
+
+// Half a CPU is half a CPU, whatever the number of spinners.
+func TestCPULimit(t *testing.T) {
+	const script = `
+import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        end = time.monotonic() + 4
+        while time.monotonic() < end: pass
+        os._exit(0)
+begin = time.monotonic()
+for _ in range(3): os.wait()
+t = os.times()
+print((t.children_user + t.children_system) / (time.monotonic() - begin))`
+	share, err := strconv.ParseFloat(strings.TrimSpace(purple(t, "cpu", "python3", "-c", script).mustSucceed(t).stdout), 64)
+	if err != nil || share < 0.3 || share > 0.7 {
+		t.Errorf("half a CPU is %v, %v", share, err)
+	}
+}
+
+// L1: what ignores SIGTERM and leaves its parent is gone at the timeout.
+func TestTimeout(t *testing.T) {
+	begin := time.Now()
+	r := purple(t, "timeout", "bash", "-c", `trap "" TERM HUP INT; (setsid bash -c 'trap "" TERM HUP INT; while :; do sleep 1; done' & ) ; while :; do sleep 1; done`)
+	if r.status != 124 || !strings.Contains(r.stderr, "timeout") {
+		t.Errorf("%+v", r)
+	}
+	if took := time.Since(begin); took < 3*time.Second {
+		t.Errorf("after %v already", took)
+	}
+	noUnits(t, "timeout")
+	// The command's own end does not turn the reason.
+	if r := purple(t, "timeout", "bash", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"); r.status != 124 {
+		t.Errorf("a command that ends well at the timeout: %+v", r)
+	}
+}
+
+// R7: the limits read back on the host, from the unit's own cgroup.
+func TestLimitsAreInTheCgroup(t *testing.T) {
+	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", profilePath("plain"), "--", "sleep", "60"}}.run(t).mustSucceed(t).stdout)
+	defer sh(t, "systemctl stop "+unit)
+	read := func(controller, v1, v2 string) string {
+		return strings.TrimSpace(sh(t, fmt.Sprintf("if [ -e /sys/fs/cgroup/cgroup.controllers ]; then cat /sys/fs/cgroup/purple.slice/%s/%s; else cat /sys/fs/cgroup/%s/purple.slice/%s/%s; fi", unit, v2, controller, unit, v1)))
+	}
+	if got := read("memory", "memory.limit_in_bytes", "memory.max"); got != "268435456" {
+		t.Errorf("memory: %s", got)
+	}
+	if got := read("pids", "pids.max", "pids.max"); got != "112" { // 64 and Purple's own 48
+		t.Errorf("pids: %s", got)
+	}
+	if !strings.Contains(sh(t, "systemctl show -p RuntimeMaxUSec "+unit), "10min") {
+		t.Error("no timeout")
+	}
+}
+
+// C8: every byte of the arguments arrives, and nothing else.
+func TestArgumentsArriveUnchanged(t *testing.T) {
+	args := []string{"$HOME", "${HOME}", "%h", "$$", "a\nb", "", "-x", "--", "'", `"`, `\`, "\xff\xfe", ";", "é"}
+	type identity struct{ Argv []string }
+	got := probe[identity](t, "plain", append([]string{"identity"}, args...)...).Argv
+	for i, want := range args {
+		if got[i+2] != hex.EncodeToString([]byte(want)) {
+			t.Errorf("%q arrived as %s", want, got[i+2])
+		}
+	}
+	if len(got) != len(args)+2 {
+		t.Errorf("%d arguments", len(got))
+	}
+}
+
+func TestStreamsByteForByte(t *testing.T) {
+	data := make([]byte, 5<<20)
+	if _, err := rand.Read(data); err != nil {
+		t.Fatal(err)
+	}
+	r := call{stdin: string(data), args: []string{"run", "--profile", profilePath("plain"), "--", "cat"}}.run(t).mustSucceed(t)
+	if sha256.Sum256([]byte(r.stdout)) != sha256.Sum256(data) {
+		t.Errorf("%d bytes came back", len(r.stdout))
+	}
+	r = purple(t, "plain", "sh", "-c", "echo out; echo err >&2")
+	if r.stdout != "out\n" || r.stderr != "err\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestNoOutputIsLost(t *testing.T) {
+	for i := range 30 {
+		if r := purple(t, "plain", "echo", "x").mustSucceed(t); r.stdout != "x\n" {
+			t.Fatalf("run %d: %q", i, r.stdout)
+		}
+	}
+}
+
+// systemctl and journalctl work as on any unit; a detached run outlives purple.
+func TestDetach(t *testing.T) {
+	c := call{args: []string{"run", "--profile", profilePath("plain"), "--detach", "--", "sh", "-c", "echo hello; echo '<0>panic' >&2; sleep 30"}}
+	unit := strings.TrimSpace(c.run(t).mustSucceed(t).stdout)
+	if !strings.HasPrefix(unit, "purple-plain-") || !strings.HasSuffix(unit, ".service") {
+		t.Fatalf("unit %q", unit)
+	}
+	status := sh(t, "systemctl --no-pager status 'purple-*'")
+	for _, want := range []string{unit, "purple.slice", "active (running)", "sleep 30"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("systemctl status does not show %q:\n%s", want, status)
+		}
+	}
+	eventually(t, "the output in the journal", 15*time.Second, func() bool {
+		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat -u "+unit), "hello")
+	})
+	// The command chooses no priority for what it prints.
+	if urgent := sh(t, "journalctl --no-pager -o cat -p err -u "+unit+" || :"); strings.Contains(urgent, "panic") {
+		t.Errorf("%s", urgent)
+	}
+	sh(t, "systemctl stop "+unit)
+	noUnits(t, "plain")
+}
+
+// start starts purple and waits until the command runs.
+func start(t *testing.T, script string) (*exec.Cmd, string) {
+	t.Helper()
+	marker := filepath.Join(t.TempDir(), "out")
+	f, err := os.Create(marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := call{dir: t.TempDir(), args: []string{"run", "--profile", profilePath("plain"), "--", "bash", "-c", "echo running; " + script}}.command(context.Background())
+	cmd.Stdout = f
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the command runs", time.Minute, func() bool {
+		data, err := os.ReadFile(marker)
+		return err == nil && strings.Contains(string(data), "running")
+	})
+	return cmd, strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-plain-*'"))[0]
+}
+
+// Ctrl-C without a terminal of the command's own, SIGTERM, and the death of
+// purple: the run ends completely.
+func TestEndOfPurpleEndsTheRun(t *testing.T) {
+	const stubborn = `trap "" TERM INT HUP; (setsid sleep 300 &); while :; do sleep 1; done`
+	for _, signal := range []string{"INT", "TERM", "KILL"} {
+		cmd, _ := start(t, stubborn)
+		sh(t, fmt.Sprintf("kill -%s %d", signal, cmd.Process.Pid))
+		_ = cmd.Wait() // its status is not the question here
+		noUnits(t, "plain")
+	}
+	cmd, _ := start(t, "sleep 300")
+	sh(t, fmt.Sprintf("kill -INT %d", cmd.Process.Pid))
+	_ = cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != 130 {
+		t.Errorf("after SIGINT: status %d", status)
+	}
+}
+
+// L2: SIGKILL of any one of Purple's processes leaves nothing behind.
+func TestKilledProcessesLeaveNothing(t *testing.T) {
+	before := leftovers(t)
+	for _, victim := range []string{
+		"systemctl kill --kill-whom=main -s KILL %s",
+		"kill -9 $(pgrep -P $(systemctl show -p MainPID --value %s))",
+	} {
+		cmd, unit := start(t, "(setsid sleep 300 &); sleep 300")
+		sh(t, fmt.Sprintf(victim, unit))
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 137 {
+			t.Errorf("%s: status %d", victim, cmd.ProcessState.ExitCode())
+		}
+		noUnits(t, "plain")
+	}
+	// At points of the start that chance chooses.
+	for i := range 25 {
+		c := call{dir: t.TempDir(), args: []string{"run", "--profile", profilePath("plain"), "--", "sleep", "300"}}
+		cmd := c.command(context.Background())
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i*4) * time.Millisecond)
+		sh(t, fmt.Sprintf("kill -9 %d", cmd.Process.Pid))
+		_ = cmd.Wait()
+	}
+	noUnits(t, "plain")
+	eventually(t, "everything is as before", 20*time.Second, func() bool { return leftovers(t) == before })
+	if after := leftovers(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// leftovers are what a run could leave: processes, mounts, control groups, files.
+func leftovers(t *testing.T) string {
+	t.Helper()
+	return sh(t, `pgrep -c purple-init || :; grep -c . /proc/self/mountinfo; ls /run /tmp | grep -i purple || :; find /sys/fs/cgroup -name 'purple-*' | sort`)
+}
+
+// L7: the manager and its friends come and go, the run and its limits stay.
+func TestManagerReload(t *testing.T) {
+	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", profilePath("plain"), "--", "sleep", "300"}}.run(t).mustSucceed(t).stdout)
+	sh(t, "systemctl daemon-reload; systemctl restart systemd-journald")
+	if got := strings.TrimSpace(sh(t, "systemctl show -p ActiveState,MemoryMax,TasksMax --value "+unit)); got != "268435456\n112\nactive" && got != "active\n268435456\n112" {
+		t.Errorf("%q", got)
+	}
+	sh(t, "systemctl stop "+unit)
+}
+
+// What people start agents with works under the profile that is made for it.
+func TestTools(t *testing.T) {
+	dir := t.TempDir()
+	run := func(profile string, args ...string) result {
+		return call{dir: dir, args: append([]string{"run", "--workspace", dir, "--profile", profile, "--"}, args...)}.run(t)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "x.c"), []byte("#include <stdio.h>\nint main(void) { puts(\"compiled\"); }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const python = "import ssl, threading, subprocess, json, sqlite3\nt = threading.Thread(target=lambda: print('thread')); t.start(); t.join()\nprint(subprocess.check_output(['uname']).decode())"
+	cases := []struct {
+		profile, script, want string
+	}{
+		{"ai-dev-safe", "gcc -o x x.c && ./x", "compiled"},
+		{"ai-dev-safe", "git init -q . && git -c user.name=a -c user.email=b@c add x.c && git -c user.name=a -c user.email=b@c commit -qm first && git log --oneline", "first"},
+		{"ai-dev-safe", "python3 -c \"" + python + "\"", "Linux"},
+		{"ai-dev-safe", `node -e "const {Worker} = require('worker_threads'); new Worker('console.log(6*7)', {eval: true})"`, "42"},
+		{"ai-dev-safe", "npm --version && pip3 --version && curl --version", "curl"},
+		{"ai-dev-safe", "seq 1000 | sort -rn | head -1; ls -la | wc -l; find . -name x.c | xargs cat | tr a-z A-Z", "COMPILED"},
+		{"python", "python3 -c \"" + python + "\"", "thread"},
+		{"node", `node -e "require('fs').writeFileSync('/tmp/x', '1'); console.log(require('os').cpus().length > 0, require('crypto').randomUUID().length)"`, "true 36"},
+		{"offline", "python3 -c 'print(6*7)'; for i in 1 2 3; do echo $i; done | tail -1", "42"},
+	}
+	for _, c := range cases {
+		r := run(c.profile, "bash", "-c", c.script)
+		if r.status != 0 || !strings.Contains(r.stdout, c.want) {
+			t.Errorf("%s: %s: status %d\n%s%s", c.profile, c.script, r.status, r.stdout, r.stderr)
+		}
+	}
+}

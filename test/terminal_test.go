@@ -1,0 +1,164 @@
+//go:build integration
+
+package test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// screen is a terminal with purple on it.
+type screen struct {
+	cmd *exec.Cmd
+	pty *os.File
+
+	lock sync.Mutex
+	seen bytes.Buffer
+	done chan struct{}
+}
+
+func newScreen(t *testing.T, args ...string) *screen {
+	t.Helper()
+	s := &screen{done: make(chan struct{})}
+	s.cmd = call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background())
+	s.cmd.Stdin = nil
+	var err error
+	if s.pty, err = pty.StartWithSize(s.cmd, &pty.Winsize{Rows: 33, Cols: 77}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.pty.Close() })
+	go func() {
+		defer close(s.done)
+		buf := make([]byte, 4096)
+		for {
+			n, err := s.pty.Read(buf)
+			s.lock.Lock()
+			s.seen.Write(buf[:n])
+			s.lock.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return s
+}
+
+func (s *screen) text() string {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	return s.seen.String()
+}
+
+func (s *screen) expect(t *testing.T, text string) {
+	t.Helper()
+	eventually(t, "the terminal shows "+text, time.Minute, func() bool { return strings.Contains(s.text(), text) })
+	if t.Failed() {
+		t.Fatalf("the terminal shows %q", s.text())
+	}
+}
+
+func (s *screen) typeIn(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(s.pty, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait gives the exit status, after the last output.
+func (s *screen) wait() int {
+	_ = s.cmd.Wait()
+	<-s.done
+	return s.cmd.ProcessState.ExitCode()
+}
+
+func TestTerminalIsTheSandboxesOwn(t *testing.T) {
+	s := newScreen(t, "sh", "-c", "tty; stty size; ls /dev/pts; echo $TERM; read line; echo got $line; stty size; exit 3")
+	s.expect(t, "/dev/pts/0")
+	s.expect(t, "33 77")
+	s.expect(t, "xterm")
+	if err := pty.Setsize(s.pty, &pty.Winsize{Rows: 20, Cols: 100}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // SIGWINCH is on its way
+	s.typeIn(t, "hello\r")
+	s.expect(t, "got hello")
+	s.expect(t, "20 100")
+	if status := s.wait(); status != 3 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestOutputOnATerminalIsNotLost(t *testing.T) {
+	for range 10 {
+		s := newScreen(t, "sh", "-c", "seq 300; echo last")
+		s.wait()
+		if !strings.Contains(s.text(), "300\r\nlast\r\n") {
+			t.Fatalf("%q", s.text())
+		}
+	}
+}
+
+func TestInterruptOnATerminal(t *testing.T) {
+	s := newScreen(t, "sh", "-c", "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.1; done")
+	s.expect(t, "ready")
+	s.typeIn(t, "\x03")
+	s.expect(t, "interrupted")
+	if status := s.wait(); status != 9 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// Ctrl-Z stops the command and purple, so that the shell gets the terminal.
+func TestSuspendOnATerminal(t *testing.T) {
+	s := newScreen(t, "python3", "-c", "print('ready', flush=True); print('read', input(), flush=True)")
+	s.expect(t, "ready")
+	s.typeIn(t, "\x1a")
+	eventually(t, "purple is stopped", 20*time.Second, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "purple goes on", 20*time.Second, func() bool { return state(t, s.cmd.Process.Pid) != "T" })
+	time.Sleep(300 * time.Millisecond)
+	s.typeIn(t, "again\r")
+	s.expect(t, "read again")
+	if status := s.wait(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func state(t *testing.T, pid int) string {
+	t.Helper()
+	return strings.TrimSpace(sh(t, "ps -o s= -p "+strconv.Itoa(pid)))
+}
+
+// I7: input cannot be pushed into the caller's terminal, which is nowhere.
+func TestTerminalInjection(t *testing.T) {
+	const inject = `
+import fcntl, os, termios
+for fd in 0, 1, 2:
+    try:
+        fcntl.ioctl(fd, termios.TIOCSTI, b"x"); print("injected")
+    except OSError as e:
+        print("refused", e.errno)
+print(os.listdir("/dev/pts"), os.open("/dev/tty", os.O_RDWR) >= 0)`
+	s := newScreen(t, "python3", "-c", inject)
+	s.wait()
+	if strings.Count(s.text(), "refused 1\r\n") != 3 || strings.Contains(s.text(), "injected") {
+		t.Errorf("%q", s.text())
+	}
+	// Without a terminal there is no controlling terminal at all.
+	if r := purple(t, "groups", "sh", "-c", ": < /dev/tty"); r.status == 0 {
+		t.Error("/dev/tty opens")
+	}
+}
