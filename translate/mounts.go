@@ -132,29 +132,29 @@ func (b *builder) workspace() error {
 	return nil
 }
 
-// systemDirs make no sense as a workspace, and most hold what must not be seen.
-var systemDirs = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/tmp"}
+// systemTrees are no place for a project, whole; sharedDirs only as such.
+var (
+	systemTrees = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr"}
+	sharedDirs  = []string{"/", "/mnt", "/media", "/opt", "/srv", "/tmp", "/var", "/var/lib", "/var/log", "/var/tmp"}
+)
 
 func (b *builder) checkWorkspace(dir string) error {
 	const what = "call purple in a project's own folder, or name one with --workspace DIR"
+	inTree := slices.ContainsFunc(systemTrees, func(tree string) bool { return covers(tree, dir) })
+	if inTree || slices.Contains(sharedDirs, dir) {
+		return fmt.Errorf("cannot use %q as the workspace: it is a directory of the system; %s", dir, what)
+	}
 	for _, home := range b.h.Homes {
 		if covers(dir, path.Clean(home)) && home != "/" {
 			return fmt.Errorf("cannot use %q as the workspace: it is or holds the home directory %q, with all keys and tokens in it; %s", dir, home, what)
 		}
 	}
-	if dir == "/" || slices.Contains(systemDirs, dir) {
-		return fmt.Errorf("cannot use %q as the workspace: it is a directory of the system; %s", dir, what)
+	if b.c.Workspace == "" && b.p.Filesystem.Workspace != policies.WorkspaceReadWrite {
+		return nil
 	}
-	for _, tree := range []string{"/proc", "/sys", "/dev"} {
-		if covers(tree, dir) {
-			return fmt.Errorf("cannot use %q as the workspace: it lies in %s; %s", dir, tree, what)
-		}
-	}
-	if b.c.Workspace != "" || b.p.Filesystem.Workspace == policies.WorkspaceReadWrite {
-		for _, file := range b.p.Files() {
-			if covers(dir, file) {
-				return fmt.Errorf("cannot make %q writable: it holds the profile %q, which the command could then change; keep the profile elsewhere", dir, file)
-			}
+	for _, file := range b.c.Profiles {
+		if covers(dir, file) {
+			return fmt.Errorf("cannot make %q writable: it holds the profile %q, which the command could then change; keep the profile elsewhere", dir, file)
 		}
 	}
 	return nil

@@ -23,6 +23,9 @@ type Command struct {
 	Terminal  [3]bool
 	Winsize   [4]uint16
 	InitPath  string // purple-init, absolute
+	// Profiles are the files that the policy was read from, absolute, links
+	// resolved: no writable workspace may hold one.
+	Profiles []string
 }
 
 // Invoker is who called: under sudo the user, else root.

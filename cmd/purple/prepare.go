@@ -66,6 +66,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	command.Profiles = profileFiles(policy)
 	facts, err := host.Probe(hostPaths(policy, command))
 	if err != nil {
 		return nil, err
@@ -129,6 +130,22 @@ func (a *app) command(req request) (translate.Command, error) {
 	}
 	c.InitPath, err = initPath()
 	return c, err
+}
+
+// profileFiles are the files on this machine that a policy was read from; a
+// built-in one is none.
+func profileFiles(p *policies.Policy) []string {
+	var files []string
+	for _, f := range p.Files() {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			continue
+		}
+		if abs, err = filepath.EvalSymlinks(abs); err == nil {
+			files = append(files, abs)
+		}
+	}
+	return files
 }
 
 // runID tells runs of one profile apart.
@@ -204,7 +221,8 @@ func invoker() (translate.Invoker, error) {
 	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username}, nil
 }
 
-// initPaths are where purple-init may be, after the directory of purple.
+// packagedInit is where a package puts purple-init; the directory of purple is
+// looked at first.
 const packagedInit = "/usr/libexec/purple/purple-init"
 
 // initPath finds purple-init and makes sure that nobody but root could have

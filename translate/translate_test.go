@@ -1,0 +1,368 @@
+package translate
+
+import (
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/purple-sandbox/purple/internal/host"
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// full is a profile that uses everything that this version enforces.
+const full = `
+name: full
+filesystem:
+  immutable_paths:
+    - /usr
+    - {host_path: /opt/tool, sandbox_path: /tool}
+    - {host_path: /nowhere, optional: true}
+  scratch_paths: [/tmp, /cache]
+  output_paths:
+    - {host_path: /srv/out, sandbox_path: /output}
+    - {host_path: /srv/tree, sandbox_path: /tree, mode: read-write}
+  working_dir: /home/agent
+  workspace: read-only
+resources:
+  cpu_shares: 0.5
+  memory_limit_bytes: 64M
+  pids_limit: 100
+  block_io_limit: 100MBps
+  session_timeout_seconds: 60
+capabilities:
+  add: [CAP_NET_BIND_SERVICE, CAP_NET_RAW]
+network:
+  isolated: true
+environment:
+  set: {MODE: "100% $HOME"}
+  pass: [PASSED, MISSING]
+`
+
+func parse(t testing.TB, text string) *policies.Policy {
+	t.Helper()
+	p, err := policies.Parse("", "full.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func disk(device string) host.PathFact {
+	return host.PathFact{Exists: true, IsDir: true, FSType: "ext4", Device: device}
+}
+
+// machine is a Debian 12 with cgroup v2 and one disk.
+func machine() host.Facts {
+	f := host.Facts{
+		Manager: "system", Cgroup: host.Unified, Controllers: []string{"cpu", "memory", "pids", "io"},
+		LandlockABI: 2, PageSize: 4096, Arch: "amd64", Homes: []string{"/home", "/root", "/home/ann"},
+		ManagerNamespaces: map[string]uint64{"mnt": 1, "uts": 2, "ipc": 3, "net": 4, "pid": 5, "user": 6, "cgroup": 7},
+		Paths:             map[string]host.PathFact{},
+	}
+	for _, p := range []string{"/usr", "/opt/tool", "/srv/out", "/srv/tree", "/home/ann/project"} {
+		f.Paths[p] = disk("254:0")
+	}
+	return f
+}
+
+func caller() Command {
+	return Command{
+		Argv: [][]byte{[]byte("sh"), []byte("-c"), []byte("true")}, Dir: "/home/ann/project", RunID: "0badcafe",
+		Environ:  map[string]string{"PASSED": "yes", "SECRET": "no", "LANG": "de_DE.UTF-8", "TERM": "xterm"},
+		InitPath: "/usr/libexec/purple/purple-init",
+	}
+}
+
+func build(t testing.TB, text string, change func(*Command, *host.Facts)) (*Plan, error) {
+	t.Helper()
+	c, h := caller(), machine()
+	if change != nil {
+		change(&c, &h)
+	}
+	return Build(parse(t, text), c, h)
+}
+
+func mustBuild(t testing.TB, text string, change func(*Command, *host.Facts)) *Plan {
+	t.Helper()
+	p, err := build(t, text, change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestBuildRefuses(t *testing.T) {
+	hybridWithSwap := func(_ *Command, h *host.Facts) { h.Cgroup, h.SwapTotal = host.Hybrid, 1 }
+	without := func(controller string) func(*Command, *host.Facts) {
+		return func(_ *Command, h *host.Facts) {
+			h.Controllers = slices.DeleteFunc(h.Controllers, func(c string) bool { return c == controller })
+		}
+	}
+	in := func(dir string) func(*Command, *host.Facts) { return func(c *Command, _ *host.Facts) { c.Dir = dir } }
+	writable := func(dir string) func(*Command, *host.Facts) {
+		return func(c *Command, _ *host.Facts) { c.Workspace = dir }
+	}
+	cases := []struct {
+		name, text  string
+		change      func(*Command, *host.Facts)
+		want        string
+		unsupported bool
+	}{
+		{"filtered network", "name: x\nnetwork:\n  isolated: false\n  allow_outgoing: [443]\n", nil, "full.yaml:3:3", true},
+		{"no memory controller", full, without("memory"), "resources.memory_limit_bytes", true},
+		{"no pids controller", full, without("pids"), "resources.pids_limit", true},
+		{"no cpu controller", full, without("cpu"), "resources.cpu_shares", true},
+		{"no io controller", full, without("io"), "resources.block_io_limit", true},
+		{"swap on v1", full, hybridWithSwap, "swap", true},
+		{"write-only without Landlock", full, func(_ *Command, h *host.Facts) { h.LandlockABI = 0 }, "mode: read-write", true},
+		{"disk unknown", full, func(_ *Command, h *host.Facts) {
+			h.Paths["/usr"] = host.PathFact{Exists: true, FSType: "overlay"}
+		}, "no disk can be found", true},
+		{"missing path", full, func(_ *Command, h *host.Facts) { delete(h.Paths, "/opt/tool") }, "optional: true", false},
+		{"missing output", full, func(_ *Command, h *host.Facts) { delete(h.Paths, "/srv/out") }, "install -d", false},
+		{"workspace /", full, in("/"), "directory of the system", false},
+		{"workspace home", full, in("/home/ann"), "home directory", false},
+		{"workspace root's home", full, in("/root"), "home directory", false},
+		{"workspace holds homes", full, in("/home"), "home directory", false},
+		{"workspace in /proc", full, in("/proc/1"), "/proc", false},
+		{"workspace /tmp", full, in("/tmp"), "directory of the system", false},
+		{"writable home", full, writable("/home/ann"), "home directory", false},
+		{"workspace in /etc", full, in("/etc/purple"), "directory of the system", false},
+		{"profile in the writable workspace", full, func(c *Command, h *host.Facts) {
+			c.Workspace, c.Profiles = "/home/ann/project", []string{"/home/ann/project/sub/p.yaml"}
+		}, "holds the profile", false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := build(t, c.text, c.change)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("%v, want %q", err, c.want)
+			}
+			var u *UnsupportedError
+			if errors.As(err, &u) != c.unsupported {
+				t.Errorf("%T: %v", err, err)
+			}
+		})
+	}
+}
+
+// TestGoldens has the whole plan in each of its three texts.
+func TestGoldens(t *testing.T) {
+	plan := mustBuild(t, full, nil)
+	sudo := mustBuild(t, full, func(c *Command, h *host.Facts) {
+		c.Invoker = Invoker{UID: 1000, GID: 1000, Name: "ann"}
+		c.Workspace = "/home/ann/project"
+		h.Cgroup = host.Hybrid
+	})
+	json, err := plan.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string]string{
+		"plan.txt": plan.Text(), "plan.json": string(json), "plan.service": plan.UnitFile(), "sudo-hybrid.txt": sudo.Text(),
+	} {
+		file := filepath.Join("testdata", name)
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("%s differs (rewrite with -update and look at the change); got:\n%s", file, got)
+		}
+	}
+}
+
+// signatures are those of systemd's D-Bus interface
+// (org.freedesktop.systemd1(5)).
+var signatures = map[string]string{
+	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStartEx": "a(sasas)", "SyslogIdentifier": "s",
+	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
+	"PrivateNetwork": "b", "CPUQuotaPerSecUSec": "t", "MemoryMax": "t", "MemorySwapMax": "t", "TasksMax": "t",
+	"IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "RuntimeMaxUSec": "t",
+}
+
+func TestSignatures(t *testing.T) {
+	plan := mustBuild(t, full, nil)
+	for _, p := range plan.Properties {
+		if got := dbus.SignatureOf(p.Value).String(); got != signatures[p.Name] {
+			t.Errorf("%s: %s, want %s", p.Name, got, signatures[p.Name])
+		}
+	}
+	if len(plan.Properties) != len(rows) || len(rows) != len(signatures) {
+		t.Errorf("%d properties of %d rows, %d signatures: the full profile must use every row", len(plan.Properties), len(rows), len(signatures))
+	}
+}
+
+// TestUnlimitedRows is the other polarity of the rows that depend on a limit.
+func TestUnlimitedRows(t *testing.T) {
+	plan := mustBuild(t, strings.NewReplacer("0.5", "unlimited", "64M", "unlimited", " 100\n", " unlimited\n", "100MBps", "unlimited", " 60\n", " unlimited\n").Replace(full), nil)
+	got := map[string]any{}
+	for _, p := range plan.Properties {
+		got[p.Name] = p.Value
+	}
+	const infinity = ^uint64(0)
+	want := map[string]any{"MemoryMax": infinity, "TasksMax": infinity, "RuntimeMaxUSec": infinity}
+	for name, value := range want {
+		if got[name] != value {
+			t.Errorf("%s is %v", name, got[name])
+		}
+	}
+	for _, name := range []string{"CPUQuotaPerSecUSec", "MemorySwapMax", "IOReadBandwidthMax", "IOWriteBandwidthMax"} {
+		if value, ok := got[name]; ok {
+			t.Errorf("%s is %v, should be left out", name, value)
+		}
+	}
+	if len(plan.Spec.Checks) != 0 || plan.Spec.TasksLimit != 0 {
+		t.Errorf("checks %v, tasks %d", plan.Spec.Checks, plan.Spec.TasksLimit)
+	}
+}
+
+func TestChecks(t *testing.T) {
+	unified := mustBuild(t, full, nil).Spec.Checks
+	want := []spec.CgroupCheck{
+		{Setting: keyMemory, File: "memory.max", Want: []string{"67108864"}},
+		{Setting: keyMemory, File: "memory.swap.max", Want: []string{"0"}},
+		{Setting: keyTasks, File: "pids.max", Want: []string{"148"}},
+		{Setting: keyCPU, File: "cpu.max", Want: []string{"50000", "100000"}},
+		{Setting: keyBlockIO, File: "io.max", Device: "254:0", Want: []string{"rbps=100000000", "wbps=100000000"}},
+	}
+	if !reflect.DeepEqual(unified, want) {
+		t.Errorf("unified: %+v", unified)
+	}
+	hybrid := mustBuild(t, full, func(_ *Command, h *host.Facts) { h.Cgroup = host.Hybrid }).Spec.Checks
+	want = []spec.CgroupCheck{
+		{Setting: keyMemory, Controller: "memory", File: "memory.limit_in_bytes", Want: []string{"67108864"}},
+		{Setting: keyTasks, Controller: "pids", File: "pids.max", Want: []string{"148"}},
+		{Setting: keyCPU, Controller: "cpu", File: "cpu.cfs_quota_us", Want: []string{"50000"}},
+		{Setting: keyCPU, Controller: "cpu", File: "cpu.cfs_period_us", Want: []string{"100000"}},
+		{Setting: keyBlockIO, Controller: "blkio", File: "blkio.throttle.read_bps_device", Device: "254:0", Want: []string{"100000000"}},
+		{Setting: keyBlockIO, Controller: "blkio", File: "blkio.throttle.write_bps_device", Device: "254:0", Want: []string{"100000000"}},
+	}
+	if !reflect.DeepEqual(hybrid, want) {
+		t.Errorf("hybrid: %+v", hybrid)
+	}
+}
+
+func TestCPUQuota(t *testing.T) {
+	for perSecond, want := range map[uint64][2]uint64{
+		500_000: {50_000, 100_000}, 2_000_000: {200_000, 100_000}, 10_000: {1_000, 100_000},
+		5_000: {1_000, 200_000}, 1_000: {1_000, 1_000_000},
+	} {
+		if quota, period := cpuQuota(perSecond); quota != want[0] || period != want[1] {
+			t.Errorf("%d: %d %d, want %v", perSecond, quota, period, want)
+		}
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	root := mustBuild(t, full, nil).Spec
+	if id := root.Identity; id.HostUID != 0x73adcafe || id.HostGID != id.HostUID || id.UID != 1000 || id.OwnerUID != 0 {
+		t.Errorf("root: %+v", id)
+	}
+	sudo := mustBuild(t, full, func(c *Command, _ *host.Facts) { c.Invoker = Invoker{1001, 1002, "bob"} }).Spec
+	if sudo.Identity != (spec.Identity{UID: 1001, GID: 1002, HostUID: 1001, HostGID: 1002, OwnerUID: 1001, OwnerGID: 1002}) {
+		t.Errorf("sudo: %+v", sudo.Identity)
+	}
+	for _, s := range []spec.Spec{root, sudo} {
+		idmapped := slices.ContainsFunc(s.Mounts, func(m spec.Mount) bool { return m.Idmap })
+		if idmapped != (s.Identity.OwnerUID != s.Identity.HostUID) {
+			t.Errorf("%+v: idmapped %v", s.Identity, idmapped)
+		}
+	}
+	if _, err := build(t, full, func(c *Command, _ *host.Facts) { c.Invoker = Invoker{1001, 0, "bob"} }); err == nil {
+		t.Error("the host's group 0 was accepted")
+	}
+}
+
+// The environment is five names and what was asked for; the caller's secrets
+// stay outside.
+func TestEnvironment(t *testing.T) {
+	plan := mustBuild(t, full, func(c *Command, _ *host.Facts) {
+		c.Env, c.Terminal = map[string]string{"EXTRA": "1", "USER": "me"}, [3]bool{true, true, true}
+	})
+	var got []string
+	for _, e := range plan.Spec.Command.Env {
+		got = append(got, string(e))
+	}
+	want := []string{"EXTRA=1", "HOME=/home/agent", "LANG=de_DE.UTF-8", "MODE=100% $HOME", "PASSED=yes", "PATH=" + searchPath, "TERM=xterm", "USER=me"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	for _, text := range []string{plan.Text(), plan.UnitFile()} {
+		if strings.Contains(text, "100% $HOME") || strings.Contains(text, "=yes") && strings.Contains(text, "PASSED=yes") {
+			t.Error("a value of the environment is in the plan's text")
+		}
+	}
+}
+
+func TestMountsAreOrderedAndOptionalOnesLeftOut(t *testing.T) {
+	var targets []string
+	for _, m := range mustBuild(t, full, nil).Spec.Mounts {
+		targets = append(targets, m.Target)
+	}
+	if !slices.IsSorted(targets) || slices.Contains(targets, "/nowhere") {
+		t.Errorf("%v", targets)
+	}
+}
+
+// TestBuildIsPure: the same input gives the same, and no input is changed.
+func TestBuildIsPure(t *testing.T) {
+	c, h, p := caller(), machine(), parse(t, full)
+	first, err := Build(p, c, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		again, err := Build(p, c, h)
+		if err != nil || !reflect.DeepEqual(first, again) || first.Text() != again.Text() {
+			t.Fatalf("not the same: %v", err)
+		}
+	}
+	if !reflect.DeepEqual(c, caller()) || !reflect.DeepEqual(h, machine()) {
+		t.Error("an argument was changed")
+	}
+}
+
+// FuzzBuild: whatever the caller's folder and environment are, the command is
+// never root, never in a home directory, and a terminal's name is no secret.
+func FuzzBuild(f *testing.F) {
+	f.Add("/home/ann/project", "0badcafe", "X", "y", uint32(0), uint32(0))
+	f.Add("/", "ffffffff", "PATH", "", uint32(1000), uint32(0))
+	f.Fuzz(func(t *testing.T, dir, id, name, value string, uid, gid uint32) {
+		if len(id) != 8 || !strings.HasPrefix(dir, "/") {
+			return
+		}
+		c, h := caller(), machine()
+		c.Dir, c.RunID, c.Env, c.Invoker = filepath.Clean(dir), id, map[string]string{name: value}, Invoker{UID: uid, GID: gid}
+		plan, err := Build(parse(t, full), c, h)
+		if err != nil {
+			return
+		}
+		if plan.Spec.Identity.HostUID == 0 || plan.Spec.Identity.HostGID == 0 {
+			t.Errorf("root: %+v", plan.Spec.Identity)
+		}
+		for _, home := range h.Homes {
+			if covers(plan.Spec.Command.Dir, home) {
+				t.Errorf("%q holds %q", plan.Spec.Command.Dir, home)
+			}
+		}
+		if len(slices.Collect(maps.Keys(c.Env))) != 1 {
+			t.Error("the environment was changed")
+		}
+	})
+}
