@@ -354,3 +354,68 @@ func TestTools(t *testing.T) {
 		}
 	}
 }
+
+// Under sudo the command is the invoking user, and so is what it writes.
+func TestSudo(t *testing.T) {
+	const user = "purple-test-user"
+	sh(t, "id "+user+" >/dev/null 2>&1 || useradd --create-home --uid 4321 "+user)
+	t.Cleanup(func() { sh(t, "userdel --remove "+user+" 2>/dev/null || :") })
+	dir := t.TempDir()
+	sh(t, fmt.Sprintf("chmod 755 %q; mkdir %q/mine; chown %s: %q/mine; chmod 700 %q/mine", filepath.Dir(dir), dir, user, dir, dir))
+	c := call{dir: dir + "/mine", env: []string{"SUDO_UID=4321", "SUDO_GID=0"}, args: []string{"run", "--workspace", dir + "/mine", "--", "sh", "-c", "id -un; id -u; touch made"}}
+	if r := c.run(t).mustSucceed(t); r.stdout != user+"\n4321\n" {
+		t.Errorf("%q", r.stdout)
+	}
+	if got := sh(t, "stat -c %U:%G "+dir+"/mine/made"); got != user+":"+user+"\n" {
+		t.Errorf("what it made belongs to %q", got)
+	}
+	c.env = []string{"SUDO_UID=4294967294"}
+	c.run(t).mustRefuse(t, 125, "SUDO_UID")
+	c.env = nil
+	c.dir, c.args = "/home/"+user, []string{"run", "--", "true"}
+	c.run(t).mustRefuse(t, 125, "home directory")
+}
+
+// The limit holds on a disk; where none can be found it is refused.
+func TestBlockIOLimit(t *testing.T) {
+	dir, err := os.MkdirTemp("/var/tmp", "purple-io.")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	onDisk := strings.TrimSpace(sh(t, "findmnt -n -o SOURCE --target "+dir))
+	profile := writeProfile(t, "extends: ai-dev-safe\nresources:\n  block_io_limit: 2MBps\n")
+	c := call{dir: dir, args: []string{"run", "--profile", profile, "--workspace", dir, "--", "python3", "-c", `
+import os, time
+f = os.open("data", os.O_CREAT | os.O_WRONLY)
+begin = time.monotonic()
+for _ in range(10):
+    os.write(f, os.urandom(1 << 20)); os.fsync(f)
+print(time.monotonic() - begin)`}}
+	if !strings.HasPrefix(onDisk, "/dev/") {
+		// An overlay hides its disk: a limit that cannot be kept is refused.
+		c.run(t).mustRefuse(t, 125, "no disk can be found", "resources.block_io_limit")
+		return
+	}
+	took, err := strconv.ParseFloat(strings.TrimSpace(c.run(t).mustSucceed(t).stdout), 64)
+	if err != nil || took < 3 {
+		t.Errorf("10 MB at 2 MB/s took %v s, %v", took, err)
+	}
+	c.args[2] = "ai-dev-safe"
+	free, err := strconv.ParseFloat(strings.TrimSpace(c.run(t).mustSucceed(t).stdout), 64)
+	if err != nil || free > took/2 {
+		t.Errorf("without the limit %v s, with it %v s: %v", free, took, err)
+	}
+}
+
+// A tmpfs behind a path has no disk: that is said, and nothing is refused.
+func TestBlockIOLimitOnATmpfs(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, fmt.Sprintf("mount -t tmpfs -o mode=0755 none %q; cp %q/probe %q", dir, bin, dir))
+	t.Cleanup(func() { sh(t, "umount "+dir) })
+	profile := writeProfile(t, fmt.Sprintf("filesystem:\n  immutable_paths: [%q]\nresources:\n  block_io_limit: 2MBps\nnetwork:\n  isolated: true\n", dir))
+	r := call{args: []string{"run", "--profile", profile, "--", dir + "/probe", "identity"}}.run(t).mustSucceed(t)
+	if !strings.Contains(r.stderr, "is on a tmpfs: there is no disk to limit") {
+		t.Errorf("%+v", r)
+	}
+}

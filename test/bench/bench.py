@@ -64,7 +64,7 @@ def contenders(directory):
         "systemd-run, hardened": lambda i: systemd_run(HARDENING),
         "bubblewrap": lambda i: bubblewrap(),
         "runc": runc_bundle(directory),
-        "purple run --profile offline": lambda i: [PURPLE, "run", "--profile", "offline", "--", "true"],
+        "purple run": lambda i: [PURPLE, "run", "--profile", os.path.join(HERE, "bench.yaml"), "--", "true"],
     }
 
 
