@@ -11,7 +11,7 @@ go_module=golang.org/toolchain/@v/v0.0.1-go1.26.0.linux-amd64.zip
 go_home=/usr/local/lib/purple-go
 
 # A program that must be there, and the package that has it.
-build_programs=(gcc:gcc make:make git:git curl:curl unzip:unzip)
+build_programs=(gcc:gcc make:make git:git curl:curl unzip:unzip pkg-config:pkg-config)
 build_files=(/usr/include/seccomp.h:libseccomp-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates /usr/include/stdlib.h:libc6-dev)
 test_programs=(
 	systemctl:systemd dbus-daemon:dbus nsenter:util-linux mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86
