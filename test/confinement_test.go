@@ -374,6 +374,19 @@ func TestSetuidDoesNothing(t *testing.T) {
 	}
 }
 
+// What the command makes in a workspace is root's on the host, when root
+// called: a set-user-ID file there would be a gift to every user.
+func TestNoSetuidFileIsLeftBehind(t *testing.T) {
+	dir := t.TempDir()
+	r := call{dir: dir, args: []string{"run", "--workspace", dir, "--", "sh", "-c", "cp /bin/true x && chmod 755 x && chmod u+s x; cp /bin/true y; chmod g+s y; install -m 4755 /bin/true z; ls"}}.run(t)
+	if !strings.Contains(r.stdout, "x\n") || !strings.Contains(r.stderr, "not permitted") {
+		t.Errorf("%+v", r)
+	}
+	if found := sh(t, fmt.Sprintf("find %q -perm /6000", dir)); found != "" {
+		t.Errorf("left behind: %s", found)
+	}
+}
+
 // F23: nothing of one run is there in the next.
 func TestScratchIsPrivate(t *testing.T) {
 	purple(t, "plain", "sh", "-c", "echo x > /tmp/left && echo x > /dev/shm/left && echo x > ~/left").mustSucceed(t)

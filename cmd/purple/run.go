@@ -23,7 +23,11 @@ func newRunCommand(a *app) *cobra.Command {
 
 The exit status is the command's own; 128+n when signal n killed it; 124 after
 the timeout; 137 out of memory; 125 when Purple refused or failed, and then
-nothing of the command has run; 126 not executable; 127 not found.`,
+nothing of the command has run; 126 not executable; 127 not found.
+
+SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; what has not
+ended 5 seconds later, or at a second signal, is killed. On a terminal the keys
+go to the command's own pty, as outside. When purple is killed, so is the run.`,
 		Example: `  purple run --profile ai-dev-safe -- python3 agent.py
   purple run --workspace . -- make`,
 		Args: cobra.MinimumNArgs(1),

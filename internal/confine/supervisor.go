@@ -306,10 +306,6 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 	}
 	if e.err != nil {
 		// Killed from outside: the command went with it.
-		var ws unix.WaitStatus
-		if _, err := unix.Wait4(s.initPID, &ws, 0, nil); err != nil {
-			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
-		}
 		e.m = spec.Message{Kind: spec.Exited, WaitStatus: uint32(unix.SIGKILL)}
 	}
 	switch e.m.Kind {
@@ -318,6 +314,11 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 	case spec.Exited:
 		e.m.Stopping = s.stopping
 		s.tell(e.m)
+		// The kernel kills all of the sandbox with its init, and init is gone
+		// when they are: the manager finds nothing left to kill.
+		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
+			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
+		}
 		return exitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)

@@ -70,6 +70,8 @@ func floorText() []string {
 		"socket: EPERM but for unix, inet, inet6 and netlink route",
 		"socket inet, inet6: EPERM but for stream and datagram of TCP, UDP and ICMP echo",
 		"socketpair: EPERM but for unix",
+		"chmod, open and mknod in all forms: EPERM with a set-user-ID or set-group-ID mode",
+		"openat2: ENOSYS, its mode is behind a pointer; libraries fall back to openat",
 	}
 }
 
@@ -87,11 +89,17 @@ func (r *Rules) floor() []bpf.Instruction {
 	}
 	r.unknownNumbers(a)
 	a.returnIf(bpf.JumpEqual, r.number("clone3"), NoSys)
+	a.returnIf(bpf.JumpEqual, r.number("openat2"), NoSys)
 	r.onCall(a, "clone", func() { checkClone(a, r.clone) })
 	r.onCall(a, "unshare", func() { checkUnshare(a, r.unshare) })
 	r.onCall(a, "ioctl", func() { checkIoctl(a) })
 	r.onCall(a, "socket", func() { checkSocket(a) })
 	r.onCall(a, "socketpair", func() { checkSocketpair(a) })
+	for _, c := range modeCalls() {
+		if _, ok := syscalls.Number(r.arch, c.name); ok {
+			r.onCall(a, c.name, func() { checkMode(a, c) })
+		}
+	}
 	return a.finish()
 }
 
@@ -193,4 +201,39 @@ func checkSocket(a *assembler) {
 func checkSocketpair(a *assembler) {
 	a.load(offLow(0))
 	a.returnIf(bpf.JumpNotEqual, unix.AF_UNIX, Deny)
+}
+
+// modeCall is a call that gives a file its mode: which argument that is, and
+// which holds the flags without which the mode is not looked at (-1: none).
+type modeCall struct {
+	name        string
+	mode, flags int
+}
+
+// modeCalls lacks mkdir and mkdirat, to which the kernel gives no such mode,
+// and openat2, see floorText.
+func modeCalls() []modeCall {
+	return []modeCall{
+		{"chmod", 1, -1}, {"fchmod", 1, -1}, {"fchmodat", 2, -1}, {"fchmodat2", 2, -1},
+		{"creat", 1, -1}, {"mknod", 1, -1}, {"mknodat", 2, -1},
+		{"open", 2, 1}, {"openat", 3, 2},
+	}
+}
+
+const (
+	setIDModes = unix.S_ISUID | unix.S_ISGID
+	// createFlags are O_CREAT and the bit that is O_TMPFILE's alone.
+	createFlags uint32 = unix.O_CREAT | (unix.O_TMPFILE &^ unix.O_DIRECTORY)
+)
+
+// checkMode keeps the command from leaving a set-user-ID file behind. What it
+// writes into a workspace belongs to the invoker on the host, so under root
+// such a file would be root's, for every user of the host to execute.
+func checkMode(a *assembler, c modeCall) {
+	if c.flags >= 0 {
+		a.load(offLow(c.flags))
+		a.jump(bpf.JumpBitsNotSet, createFlags, c.name+".pass")
+	}
+	a.load(offLow(c.mode))
+	a.returnIf(bpf.JumpBitsSet, setIDModes, Deny)
 }

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/purple-sandbox/purple/policies/syscalls"
@@ -43,11 +44,11 @@ func (r *Rules) list(b *strings.Builder) {
 	}
 }
 
-// explain is the decision on a call of any arguments: the floor's on clone3,
-// else the policy's.
+// explain is the decision on a call of any arguments: the floor's on those that
+// it answers whatever they are, else the policy's.
 func (r *Rules) explain(name string, nr int) Decision {
 	d := r.Verdict(Call{Arch: auditArch(r.arch), Nr: uint32(nr)})
-	if name == "clone3" {
+	if name == "clone3" || name == "openat2" {
 		return d
 	}
 	d = r.calls[nr]
@@ -66,6 +67,9 @@ func (r *Rules) condition(name string) string {
 		return "; namespaces: " + flagNames(r.unshare)
 	case "ioctl", "socket", "socketpair":
 		return "; but for what the floor denies"
+	}
+	if slices.ContainsFunc(modeCalls(), func(m modeCall) bool { return m.name == name }) {
+		return "; but for set-user-ID and set-group-ID modes"
 	}
 	return ""
 }

@@ -129,14 +129,14 @@ func all() map[string]policies.Syscalls {
 func arguments() [][6]uint64 {
 	first := []uint64{0, 1, 2, 10, 16, 17, 40, 0x80, 0x11, unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNS | unix.CLONE_NEWNET,
 		unix.CLONE_NEWNET | unix.CLONE_NEWUSER, unix.CLONE_VM | unix.CLONE_FILES, 1 << 20, 1 << 31}
-	second := []uint64{0, 1, 2, 3, 5, 10, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS}
-	third := []uint64{0, 1, 6, 9, 16, 17, 33, 58, 115, 132, 136, 255, 256, 262}
+	second := []uint64{0, 1, 2, 3, 5, 10, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS, 0o4755, 0o2644, 0o1777}
+	third := []uint64{0, 1, 6, 9, 16, 17, 33, 58, 115, 132, 136, 255, 256, 262, unix.O_CREAT, unix.O_TMPFILE, unix.O_DIRECTORY, 0o6000}
 	var args [][6]uint64
 	for _, a := range first {
 		for _, b := range second {
 			for _, c := range third {
 				for _, high := range []uint64{0, 1 << 32, 1 << 40, 0xffffffff << 32} {
-					args = append(args, [6]uint64{a | high, b | high, c | high})
+					args = append(args, [6]uint64{a | high, b | high, c | high, b | high})
 				}
 			}
 		}
@@ -164,7 +164,7 @@ func TestProgramIsTheRules(t *testing.T) {
 			for _, nr := range []uint32{1 << 16, 1<<30 - 1, 1 << 30, 1 << 31, 0xfffffffe, 0xffffffff} {
 				check(Call{Arch: AuditArch(NativeArch), Nr: nr})
 			}
-			for _, call := range []string{"clone", "unshare", "ioctl", "socket", "socketpair"} {
+			for _, call := range argumentCalls {
 				nr := rules.number(call)
 				for _, args := range arguments() {
 					check(Call{AuditArch(NativeArch), nr, args})
@@ -173,6 +173,10 @@ func TestProgramIsTheRules(t *testing.T) {
 		})
 	}
 }
+
+// argumentCalls are those of which the floor looks at the arguments, and which
+// both architectures have.
+var argumentCalls = []string{"clone", "unshare", "ioctl", "socket", "socketpair", "fchmod", "fchmodat", "fchmodat2", "mknodat", "openat"}
 
 // The floor of the other architecture is assembled here as well: libseccomp
 // has no part in it.
@@ -199,7 +203,7 @@ func TestFloorOfEveryArchitecture(t *testing.T) {
 			check(Call{Arch: AuditArch(arch), Nr: nr | x32Bit})
 			check(Call{Arch: unix.AUDIT_ARCH_I386, Nr: nr})
 		}
-		for _, call := range []string{"clone", "unshare", "ioctl", "socket", "socketpair"} {
+		for _, call := range argumentCalls {
 			for _, args := range arguments() {
 				check(Call{AuditArch(arch), rules.number(call), args})
 			}

@@ -42,6 +42,8 @@ func (r *Rules) floorVerdict(c Call) (Decision, bool) {
 	switch name {
 	case "clone3":
 		return Decision{Action: NoSys, Why: "its flags are behind a pointer; libc falls back to clone"}, true
+	case "openat2":
+		return Decision{Action: NoSys, Why: "its mode is behind a pointer; libraries fall back to openat"}, true
 	case "clone":
 		return deniedIf(c.Args[0]>>32 != 0 || uint32(c.Args[0])&cloneNamespaces&^r.clone != 0, notGranted)
 	case "unshare":
@@ -55,7 +57,20 @@ func (r *Rules) floorVerdict(c Call) (Decision, bool) {
 	case "socketpair":
 		return deniedIf(uint32(c.Args[0]) != unix.AF_UNIX, "only unix sockets come in pairs")
 	}
+	for _, m := range modeCalls() {
+		if m.name == name {
+			return deniedIf(m.setsID(c.Args), "a set-user-ID file would be the invoker's on the host")
+		}
+	}
 	return Decision{}, false
+}
+
+// setsID tells whether the call makes a set-user-ID or set-group-ID file.
+func (m modeCall) setsID(args [6]uint64) bool {
+	if m.flags >= 0 && uint32(args[m.flags])&createFlags == 0 {
+		return false
+	}
+	return args[m.mode]&setIDModes != 0
 }
 
 const notGranted = "the policy does not grant this namespace by name"
