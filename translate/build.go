@@ -37,7 +37,7 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 		Rlimits:               rlimits,
 		UnprivilegedPortStart: -1,
 	}
-	parts := []func() error{b.network, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
+	parts := []func() error{b.network, b.audit, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
 	for _, part := range parts {
 		if err := part(); err != nil {
 			return nil, err
@@ -72,6 +72,14 @@ func (b *builder) network() error {
 	}
 	return b.unsupported("network.isolated", "network.isolated: false",
 		"this version of Purple cannot filter a network, and it never leaves one open", "set `network.isolated: true`")
+}
+
+// audit says what is not there yet. Nothing is weaker for it.
+func (b *builder) audit() error {
+	if b.p.Audit.Enabled && b.p.Audit.LogPath != "" {
+		b.warn("audit.log_path", "this version records no denials and does not write %q", b.p.Audit.LogPath)
+	}
+	return nil
 }
 
 // firstRunUID is above every range that systemd, nspawn or a distribution

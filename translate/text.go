@@ -84,5 +84,5 @@ func (p *Plan) UnitFile() string {
 		l := Line{Where: prop.Where.String(), Key: prop.Key, Why: prop.Why}
 		fmt.Fprintf(out, "# %s\n%s=%s\n", l.cause(), prop.File, prop.Text)
 	}
-	return fmt.Sprintf("# %s\n[Unit]\n%s\n[Service]\nStandardInput=null\n%s", p.Unit, unit.String(), service.String())
+	return fmt.Sprintf("# %s, to be read: the sandbox itself reaches purple-init over a socket of `purple run`.\n[Unit]\n%s\n[Service]\nStandardInput=null\n%s", p.Unit, unit.String(), service.String())
 }

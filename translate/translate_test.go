@@ -320,6 +320,19 @@ func TestMountsAreOrderedAndOptionalOnesLeftOut(t *testing.T) {
 	}
 }
 
+// What this version does not do is said.
+func TestAuditLogIsWarnedOf(t *testing.T) {
+	for text, want := range map[string]int{
+		full: 1, // CAP_NET_RAW
+		full + "audit:\n  log_path: /var/log/x.log\n":                  2,
+		full + "audit:\n  enabled: false\n  log_path: /var/log/x.log\n": 1,
+	} {
+		if got := mustBuild(t, text, nil).Warnings; len(got) != want {
+			t.Errorf("%v", got)
+		}
+	}
+}
+
 // TestBuildIsPure: the same input gives the same, and no input is changed.
 func TestBuildIsPure(t *testing.T) {
 	c, h, p := caller(), machine(), parse(t, full)
