@@ -324,7 +324,7 @@ func TestMountsAreOrderedAndOptionalOnesLeftOut(t *testing.T) {
 func TestAuditLogIsWarnedOf(t *testing.T) {
 	for text, want := range map[string]int{
 		full: 1, // CAP_NET_RAW
-		full + "audit:\n  log_path: /var/log/x.log\n":                  2,
+		full + "audit:\n  log_path: /var/log/x.log\n":                   2,
 		full + "audit:\n  enabled: false\n  log_path: /var/log/x.log\n": 1,
 	} {
 		if got := mustBuild(t, text, nil).Warnings; len(got) != want {
