@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var children = map[string]func([]string) int{"write-only": writeOnlyChild}
+var children = map[string]func([]string) int{"write-only": writeOnlyChild, "signals": signalsChild}
 
 func inChild(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -321,5 +321,32 @@ func writeOnlyChild(args []string) int {
 	tell("out-append", err)
 	// Out of the write-only path it would be readable.
 	tell("move-out", os.Rename(filepath.Join(out, "secret"), filepath.Join(dir, "other", "moved")))
+	return 0
+}
+
+// Signal 32 is one of glibc's own: a careless parent ignores it, and nothing
+// that uses glibc can take that back.
+func TestResetSignals(t *testing.T) {
+	if got := inChild(t, "signals"); got != "SigBlk 0000000000000000 SigIgn 0000000000000000\n" {
+		t.Error(got)
+	}
+}
+
+func signalsChild([]string) int {
+	runtime.LockOSThread()
+	for _, n := range []uintptr{32, uintptr(unix.SIGUSR1), uintptr(unix.SIGPIPE)} {
+		if errno := sigaction(n, &kernelSigaction{handler: ignored}, nil); errno != 0 {
+			return 1
+		}
+	}
+	if err := (&command{}).resetSignals(); err != nil {
+		return 1
+	}
+	data, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return 1
+	}
+	f := statusFields(string(data))
+	os.Stdout.WriteString("SigBlk " + f["SigBlk"] + " SigIgn " + f["SigIgn"] + "\n")
 	return 0
 }

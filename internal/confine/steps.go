@@ -75,6 +75,7 @@ var commandSteps = []step[*command]{
 	{"drop the capabilities", (*command).dropCapabilities},
 	{"set no_new_privs", (*command).setNoNewPrivs},
 	{"enter the working directory", (*command).enterDir},
+	{"reset the signals", (*command).resetSignals},
 	{"verify the confinement", (*command).verifyPosture},
 	// Then wait for the word of init and the supervisor, who have read back
 	// the rest. Last, in exec.go and without a call in between: seccomp, all
