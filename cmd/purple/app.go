@@ -5,17 +5,9 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/spf13/cobra"
-)
-
-// Exit statuses of purple itself. Anything else is the command's own.
-const (
-	exitTimeout       = 124
-	exitRefused       = 125 // Purple refused or failed; nothing of the command has run, or the end is unknown
-	exitNotExecutable = 126
-	exitNotFound      = 127
-	exitOOM           = 137
 )
 
 // app is what every command gets: the streams and the root flags, passed
@@ -69,7 +61,7 @@ func exitStatus(err error) int {
 	case errors.As(err, &status):
 		return status.status
 	default:
-		return exitRefused
+		return spec.StatusRefused
 	}
 }
 

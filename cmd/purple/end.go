@@ -18,7 +18,7 @@ const endTimeout = 30 * time.Second
 func refusal(m spec.Message) error {
 	status := m.Status
 	if status == 0 {
-		status = exitRefused
+		status = spec.StatusRefused
 	}
 	return &statusError{status, fmt.Errorf("cannot %s: %s", m.Step, m.Error)}
 }
@@ -68,23 +68,16 @@ const codeExited = 1
 func outcome(exited *spec.Message, end units.End) (int, error) {
 	switch {
 	case end.Result == "timeout":
-		return exitTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")
+		return spec.StatusTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")
 	case end.Result == "oom-kill":
-		return exitOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")
+		return spec.StatusOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")
 	case exited != nil:
-		return commandStatus(unix.WaitStatus(exited.WaitStatus)), nil
+		return spec.ExitStatus(unix.WaitStatus(exited.WaitStatus)), nil
 	case end.Code == codeExited && end.Status >= 200:
-		return exitRefused, fmt.Errorf("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+		return spec.StatusRefused, fmt.Errorf("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
 	case end.Code == codeExited:
-		return exitRefused, fmt.Errorf("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+		return spec.StatusRefused, fmt.Errorf("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
 	default:
 		return 128 + int(end.Status), fmt.Errorf("purple-init was killed by signal %d, the command with it", end.Status)
 	}
-}
-
-func commandStatus(ws unix.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/spf13/cobra"
 )
@@ -108,7 +109,7 @@ func (a *app) checkProfile(file string) error {
 	if errors.As(err, &mistakes) {
 		// As a compiler prints them, for editors: no "purple:" in front.
 		fmt.Fprintln(a.stderr, mistakes)
-		return &statusError{status: exitRefused}
+		return &statusError{status: spec.StatusRefused}
 	}
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ func Command() int {
 	c := &command{conn: spec.NewConn(connFD), tid: unix.Gettid()}
 	if err := c.run(); err != nil {
 		report(c.conn, err)
-		return statusRefused
+		return spec.StatusRefused
 	}
 	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
 
@@ -104,7 +105,7 @@ func (c *command) watch(l *launch) int {
 		err = c.executionError(l)
 	}
 	report(c.conn, err)
-	return statusRefused
+	return spec.StatusRefused
 }
 
 // release reads the locked thread back and lets it go on.
@@ -113,13 +114,13 @@ func (c *command) release(l *launch) error {
 		syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	if got := l.loaded.Load(); got != 1 {
-		return &StepError{Step: "load the seccomp filter", Err: syscall.Errno(-got), Status: statusRefused}
+		return &StepError{Step: "load the seccomp filter", Err: syscall.Errno(-got), Status: spec.StatusRefused}
 	}
 	if err := c.verifyFiltered(); err != nil {
-		return &StepError{Step: "verify the confinement", Err: err, Status: statusRefused}
+		return &StepError{Step: "verify the confinement", Err: err, Status: spec.StatusRefused}
 	}
 	if err := c.setTasksLimit(); err != nil {
-		return &StepError{Step: "set the tasks limit", Err: err, Status: statusRefused}
+		return &StepError{Step: "set the tasks limit", Err: err, Status: spec.StatusRefused}
 	}
 	l.goOn.Store(1)
 	return nil
@@ -131,9 +132,9 @@ func (c *command) executionError(l *launch) error {
 		syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	errno := syscall.Errno(l.failed.Load())
-	status := statusNotExecutable
+	status := spec.StatusNotExecutable
 	if errors.Is(errno, unix.ENOENT) {
-		status = statusNotFound
+		status = spec.StatusNotFound
 	}
 	return &StepError{Step: fmt.Sprintf("execute %q", c.spec.Command.Path), Err: errno, Status: status}
 }

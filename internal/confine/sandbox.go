@@ -45,7 +45,7 @@ func Init() int {
 	runtime.LockOSThread()
 	if err := s.run(); err != nil {
 		report(s.conn, err)
-		return statusRefused
+		return spec.StatusRefused
 	}
 	return 0
 }
@@ -196,7 +196,7 @@ func (s *sandbox) awaitGo() error {
 	}
 	// While the supervisor reads its part back.
 	if err := dropProcessCapabilities(1 << unix.CAP_KILL); err != nil {
-		return &StepError{Step: "drop the privileges of the sandbox's init", Err: err, Status: statusRefused}
+		return &StepError{Step: "drop the privileges of the sandbox's init", Err: err, Status: spec.StatusRefused}
 	}
 	m, _, err := s.conn.Recv()
 	if err != nil {
@@ -248,7 +248,7 @@ func (s *sandbox) forward() {
 	for {
 		m, _, err := s.conn.Recv()
 		if err != nil {
-			os.Exit(statusRefused)
+			os.Exit(spec.StatusRefused)
 		}
 		switch m.Kind {
 		case spec.Signal:

@@ -16,13 +16,8 @@ package confine
 import (
 	"errors"
 	"fmt"
-)
 
-// Exit statuses, as in purple's own contract.
-const (
-	statusRefused       = 125
-	statusNotExecutable = 126
-	statusNotFound      = 127
+	"github.com/purple-sandbox/purple/internal/spec"
 )
 
 // step is one thing to do. Its name completes the sentence "cannot …".
@@ -97,7 +92,7 @@ func (e *StepError) Unwrap() error { return e.Err }
 func runSteps[T any](on T, steps []step[T]) error {
 	for _, s := range steps {
 		if err := s.run(on); err != nil {
-			return &StepError{Step: s.name, Err: err, Status: statusRefused}
+			return &StepError{Step: s.name, Err: err, Status: spec.StatusRefused}
 		}
 	}
 	return nil
@@ -109,5 +104,5 @@ func asStepError(err error, step string) *StepError {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &StepError{Step: step, Err: err, Status: statusRefused}
+	return &StepError{Step: step, Err: err, Status: spec.StatusRefused}
 }

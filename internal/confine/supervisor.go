@@ -40,7 +40,7 @@ func Supervise() int {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
 		report(s.up, err)
-		return statusRefused
+		return spec.StatusRefused
 	}
 	return status
 }
@@ -51,15 +51,15 @@ func (s *supervisor) run() (int, error) {
 	}
 	// Before anything is made: nothing of a run starts in the host's namespaces.
 	if err := requireForeign(s.spec.ManagerNamespaces, unitNamespaces...); err != nil {
-		return 0, &StepError{Step: "verify the unit's namespaces", Err: err, Status: statusRefused}
+		return 0, &StepError{Step: "verify the unit's namespaces", Err: err, Status: spec.StatusRefused}
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := s.startInit(); err != nil {
-		return 0, &StepError{Step: "start the sandbox", Err: err, Status: statusRefused}
+		return 0, &StepError{Step: "start the sandbox", Err: err, Status: spec.StatusRefused}
 	}
 	if err := checkLimits(s.spec.Checks); err != nil {
-		return 0, &StepError{Step: "verify the limits", Err: err, Status: statusRefused}
+		return 0, &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
 	}
 	if err := s.release(); err != nil {
 		return 0, err
@@ -207,7 +207,7 @@ func HoldUserNamespace() int {
 func (s *supervisor) release() error {
 	// While init and the command's process work.
 	if err := dropProcessCapabilities(0); err != nil {
-		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: statusRefused}
+		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: spec.StatusRefused}
 	}
 	m, fds, err := s.down.Recv()
 	if err != nil {
@@ -227,7 +227,7 @@ func (s *supervisor) release() error {
 		return err
 	}
 	if err := notifyReady(); err != nil {
-		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: statusRefused}
+		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: spec.StatusRefused}
 	}
 	if err := s.up.Send(spec.Message{Kind: spec.Started}, fds...); err != nil && !s.spec.Detach {
 		return fmt.Errorf("purple is gone: %w", err)
@@ -319,7 +319,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
-		return exitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
+		return spec.ExitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)
 	}
@@ -331,12 +331,4 @@ func (s *supervisor) tell(m spec.Message) {
 	if !s.spec.Detach {
 		_ = s.up.Send(m)
 	}
-}
-
-// exitStatus is the shell's convention.
-func exitStatus(ws unix.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
 }

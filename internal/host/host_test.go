@@ -11,8 +11,9 @@ import (
 	"github.com/purple-sandbox/purple/internal/spec"
 )
 
-// sysfs makes a tree like /sys: files with their content, links with "-> ".
-func sysfs(t *testing.T, entries map[string]string) string {
+// tree makes files with their content below a new directory; a content that
+// starts with "-> " makes a link.
+func tree(t *testing.T, entries map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
 	for name, content := range entries {
@@ -24,7 +25,7 @@ func sysfs(t *testing.T, entries map[string]string) string {
 		if target, ok := strings.CutPrefix(content, "-> "); ok {
 			err = os.Symlink(target, file)
 		} else {
-			err = os.WriteFile(file, []byte(content), 0o644)
+			err = os.WriteFile(file, []byte(content), 0o755)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +35,7 @@ func sysfs(t *testing.T, entries map[string]string) string {
 }
 
 func TestWholeDisk(t *testing.T) {
-	root := sysfs(t, map[string]string{
+	root := tree(t, map[string]string{
 		"devices/sda/dev": "8:0\n", "devices/sda/sda1/dev": "8:1\n", "devices/sda/sda1/partition": "1\n",
 		"devices/dm-0/dev": "253:0\n", "devices/dm-0/slaves/sda1": "-> ../../sda/sda1",
 		"devices/dm-1/dev": "253:1\n", "devices/dm-1/slaves/dm-0": "-> ../../dm-0",
@@ -78,11 +79,10 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// tree makes a host with a few programs and gives a view of parts of it.
-func tree(t *testing.T) (View, string) {
+// someHost has a few programs; the view is of parts of it.
+func someHost(t *testing.T) (View, string) {
 	t.Helper()
-	root := t.TempDir()
-	files := map[string]string{
+	root := tree(t, map[string]string{
 		"usr/bin/tool":       "\x7fELF not really",
 		"usr/bin/script":     "#!/bin/tool -x\n",
 		"usr/bin/orphan":     "#!/opt/interp\n",
@@ -96,22 +96,7 @@ func tree(t *testing.T) (View, string) {
 		"usr/bin/relative":   "-> ../bin/tool",
 		"usr/bin/circle":     "-> circle",
 		"usr/bin/away":       "-> /hidden/bin/secret",
-	}
-	for name, content := range files {
-		file := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if target, ok := strings.CutPrefix(content, "-> "); ok {
-			err = os.Symlink(target, file)
-		} else {
-			err = os.WriteFile(file, []byte(content), 0o755)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	if err := os.Chmod(filepath.Join(root, "usr/bin/plain"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +110,7 @@ func tree(t *testing.T) (View, string) {
 }
 
 func TestCommand(t *testing.T) {
-	view, _ := tree(t)
+	view, _ := someHost(t)
 	for argv0, want := range map[string]string{
 		"tool": "/bin/tool", "/usr/bin/tool": "/usr/bin/tool", "./run.sh": "/work/run.sh", "script": "/bin/script",
 		"alt": "/bin/alt", "relative": "/bin/relative",
@@ -159,7 +144,7 @@ func TestCommand(t *testing.T) {
 }
 
 func TestCommandThatOnlyTheHostHas(t *testing.T) {
-	view, root := tree(t)
+	view, root := someHost(t)
 	bin := filepath.Join(root, "hidden/bin")
 	_, err := view.Command("secret", bin, "/work")
 	if err == nil || !strings.Contains(err.Error(), "add \""+bin+"\" to filesystem.immutable_paths") {
@@ -168,7 +153,7 @@ func TestCommandThatOnlyTheHostHas(t *testing.T) {
 }
 
 func TestScript(t *testing.T) {
-	view, root := tree(t)
+	view, root := someHost(t)
 	project := filepath.Join(root, "project")
 	words := func(line string) [][]byte {
 		var argv [][]byte

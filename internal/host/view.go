@@ -34,12 +34,6 @@ type VisibleError struct {
 
 func (e *VisibleError) Error() string { return e.Text }
 
-const (
-	statusRefused       = 125
-	statusNotExecutable = 126
-	statusNotFound      = 127
-)
-
 // maxLinks is the kernel's limit (path_resolution(7)).
 const maxLinks = 40
 
@@ -117,7 +111,7 @@ func below(dir, name string) bool {
 // directory.
 func (v View) Command(argv0, searchPath, dir string) (string, error) {
 	if argv0 == "" {
-		return "", &VisibleError{statusNotFound, "cannot run an empty command name"}
+		return "", &VisibleError{spec.StatusNotFound, "cannot run an empty command name"}
 	}
 	if strings.Contains(argv0, "/") {
 		name := argv0
@@ -144,10 +138,10 @@ func isExecutable(source string) bool {
 func notFound(name, searchPath string) error {
 	for _, d := range strings.Split(searchPath, ":") {
 		if on := path.Join(d, name); isExecutable(on) {
-			return &VisibleError{statusNotFound, fmt.Sprintf("cannot find %q in the sandbox; on this machine it is %q: add %q to filesystem.immutable_paths", name, on, d)}
+			return &VisibleError{spec.StatusNotFound, fmt.Sprintf("cannot find %q in the sandbox; on this machine it is %q: add %q to filesystem.immutable_paths", name, on, d)}
 		}
 	}
-	return &VisibleError{statusNotFound, fmt.Sprintf("cannot find %q in %s", name, searchPath)}
+	return &VisibleError{spec.StatusNotFound, fmt.Sprintf("cannot find %q in %s", name, searchPath)}
 }
 
 // maxInterpreters is the kernel's limit of nested #! lines (execve(2)).
@@ -163,26 +157,26 @@ func (v View) executable(argv0, name string, depth int) error {
 		return hidden(argv0, name)
 	}
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-		return &VisibleError{statusNotExecutable, fmt.Sprintf("cannot execute %q: it is not an executable file", name)}
+		return &VisibleError{spec.StatusNotExecutable, fmt.Sprintf("cannot execute %q: it is not an executable file", name)}
 	}
 	interpreter, err := interpreterOf(source)
 	if err != nil || interpreter == "" {
 		return err
 	}
 	if depth == maxInterpreters {
-		return &VisibleError{statusNotExecutable, fmt.Sprintf("cannot execute %q: too many interpreters", name)}
+		return &VisibleError{spec.StatusNotExecutable, fmt.Sprintf("cannot execute %q: too many interpreters", name)}
 	}
 	if _, err := v.host(interpreter); err != nil {
-		return &VisibleError{statusNotFound, fmt.Sprintf("cannot execute %q: its interpreter %q is not visible in the sandbox; add %q to filesystem.immutable_paths", name, interpreter, path.Dir(interpreter))}
+		return &VisibleError{spec.StatusNotFound, fmt.Sprintf("cannot execute %q: its interpreter %q is not visible in the sandbox; add %q to filesystem.immutable_paths", name, interpreter, path.Dir(interpreter))}
 	}
 	return v.executable(argv0, interpreter, depth+1)
 }
 
 func hidden(argv0, name string) error {
 	if _, err := os.Stat(name); err == nil {
-		return &VisibleError{statusNotFound, fmt.Sprintf("cannot find %q in the sandbox: add %q to filesystem.immutable_paths, or call purple in its folder with `filesystem.workspace: read-only`", argv0, path.Dir(name))}
+		return &VisibleError{spec.StatusNotFound, fmt.Sprintf("cannot find %q in the sandbox: add %q to filesystem.immutable_paths, or call purple in its folder with `filesystem.workspace: read-only`", argv0, path.Dir(name))}
 	}
-	return &VisibleError{statusNotFound, fmt.Sprintf("cannot find %q", argv0)}
+	return &VisibleError{spec.StatusNotFound, fmt.Sprintf("cannot find %q", argv0)}
 }
 
 // interpreterOf reads a #! line or an ELF program's PT_INTERP; empty: none.
@@ -190,7 +184,7 @@ func hidden(argv0, name string) error {
 func interpreterOf(source string) (string, error) {
 	f, err := os.Open(source)
 	if err != nil {
-		return "", &VisibleError{statusNotExecutable, fmt.Sprintf("cannot execute %q: %v", source, err)}
+		return "", &VisibleError{spec.StatusNotExecutable, fmt.Sprintf("cannot execute %q: %v", source, err)}
 	}
 	defer f.Close()
 	head, _ := bufio.NewReaderSize(f, 256).Peek(256)
@@ -247,7 +241,7 @@ func (v View) Script(argv [][]byte, callerDir, dir string) error {
 	if _, err := v.host(inside); err == nil {
 		return nil
 	}
-	return &VisibleError{statusRefused, fmt.Sprintf("cannot see the script %q in the sandbox: write `filesystem.workspace: read-only` in the profile or call purple with `--workspace %s`, or add %q to filesystem.immutable_paths", script, path.Dir(onHost), path.Dir(onHost))}
+	return &VisibleError{spec.StatusRefused, fmt.Sprintf("cannot see the script %q in the sandbox: write `filesystem.workspace: read-only` in the profile or call purple with `--workspace %s`, or add %q to filesystem.immutable_paths", script, path.Dir(onHost), path.Dir(onHost))}
 }
 
 // firstPlain is the first argument that is no option; none after -c, -e or -m,

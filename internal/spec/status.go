@@ -1,0 +1,21 @@
+package spec
+
+import "golang.org/x/sys/unix"
+
+// The exit statuses that are Purple's own: a contract, as docs and `purple run
+// --help` have it. Anything else is the command's.
+const (
+	StatusTimeout       = 124
+	StatusRefused       = 125 // nothing of the command has run, or its end is unknown
+	StatusNotExecutable = 126
+	StatusNotFound      = 127
+	StatusOOM           = 137
+)
+
+// ExitStatus is the shell's convention: 128+n for signal n.
+func ExitStatus(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
