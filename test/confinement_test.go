@@ -128,6 +128,15 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
+// A directory as standard input would lead out of the sandbox.
+func TestDirectoryOnStandardInputIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	out := sh(t, fmt.Sprintf("cd %q; %q run --profile %q -- true < /etc 2>&1; echo status $?", dir, filepath.Join(bin, "purple"), profilePath("plain")))
+	if !strings.Contains(out, "it is a directory") || !strings.Contains(out, "status 125") {
+		t.Errorf("%s", out)
+	}
+}
+
 // S1-S10, S12: the filter answers, not the kernel behind it.
 func TestDeniedSystemCalls(t *testing.T) {
 	control := outside[map[string]string](t, "syscalls")

@@ -112,6 +112,45 @@ func TestMountsAreRefused(t *testing.T) {
 	}
 }
 
+func TestSubmountLeftWritable(t *testing.T) {
+	lines, err := parseMountinfo(mountinfo + "400 307 0:9 / /usr/share rw,nosuid,nodev - tmpfs none rw\n401 307 0:9 / /usr/work rw,nosuid,nodev - tmpfs none rw\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := []spec.Mount{{Kind: spec.BindReadOnly, Target: "/usr"}, {Kind: spec.BindReadWrite, Target: "/usr/work"}}
+	if err := requireBinds(lines, mounts); err == nil || !strings.Contains(err.Error(), `"/usr/share" is writable`) {
+		t.Errorf("a writable submount was not seen: %v", err)
+	}
+	mounts = append(mounts, spec.Mount{Kind: spec.Tmpfs, Target: "/usr/share"})
+	if err := requireBinds(lines, mounts); err != nil {
+		t.Error(err)
+	}
+	mounts = append(mounts, spec.Mount{Kind: spec.Tmpfs, Target: "/missing"})
+	if err := requireBinds(lines, mounts); err == nil {
+		t.Error("a missing mount was not seen")
+	}
+}
+
+func TestRequireHarmlessStreams(t *testing.T) {
+	open := func(name string, flags int) int {
+		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	null := open("/dev/null", unix.O_RDWR)
+	if err := requireHarmless([3]int{null, null, open("/etc/passwd", unix.O_RDONLY)}); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []int{open("/", unix.O_RDONLY), open("/etc/passwd", unix.O_PATH), open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY)} {
+		if err := requireHarmless([3]int{null, bad, null}); err == nil {
+			t.Errorf("descriptor %d was accepted", bad)
+		}
+	}
+}
+
 func TestCheckLimit(t *testing.T) {
 	cases := []struct {
 		name, content string

@@ -88,6 +88,31 @@ func (s *supervisor) receiveSpec() error {
 		return fmt.Errorf("got %d descriptors instead of the spec and three streams", len(fds))
 	}
 	copy(s.streams[:], fds[1:])
+	return requireHarmless(s.streams)
+}
+
+// requireHarmless refuses streams through which the command would get out: a
+// directory, from which ".." leads to the whole host (CVE-2024-21626), a
+// descriptor that is only a path, and a terminal, whose place the sandbox's
+// own pty takes.
+func requireHarmless(streams [3]int) error {
+	for i, fd := range streams {
+		name := [3]string{"standard input", "standard output", "standard error"}[i]
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return fmt.Errorf("cannot examine %s: %w", name, err)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return fmt.Errorf("cannot pass %s to the command: it is a directory", name)
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if err != nil || flags&unix.O_PATH != 0 {
+			return fmt.Errorf("cannot pass %s to the command: it is not open for reading or writing", name)
+		}
+		if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+			return fmt.Errorf("internal error: %s is the caller's terminal", name)
+		}
+	}
 	return nil
 }
 

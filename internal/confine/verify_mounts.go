@@ -33,22 +33,41 @@ func (s *sandbox) verifyMounts() error {
 			return fmt.Errorf("mount %q: %w", l.target, err)
 		}
 	}
-	for _, target := range append(s.readOnlyTargets(), "/", "/proc", "/dev") {
+	for _, target := range []string{"/", "/proc", "/dev"} {
 		if err := requireReadOnly(lines, target); err != nil {
 			return err
+		}
+	}
+	return requireBinds(lines, s.spec.Mounts)
+}
+
+// requireBinds checks that every mount of the spec is there, and that a
+// read-only one is, with all that is mounted below it: a submount of the
+// host's left writable is how a read-only bind is usually broken.
+func requireBinds(lines []mountLine, mounts []spec.Mount) error {
+	for _, m := range mounts {
+		if lastMount(lines, m.Target) < 0 {
+			return fmt.Errorf("nothing is mounted at %q", m.Target)
+		}
+	}
+	for _, l := range lines {
+		if m := holder(mounts, l.target); m != nil && m.Kind == spec.BindReadOnly && !slices.Contains(l.options, "ro") {
+			return fmt.Errorf("mount %q is writable", l.target)
 		}
 	}
 	return nil
 }
 
-func (s *sandbox) readOnlyTargets() []string {
-	var targets []string
-	for _, m := range s.spec.Mounts {
-		if m.Kind == spec.BindReadOnly {
-			targets = append(targets, m.Target)
+// holder is the mount of the spec that target belongs to, or nil.
+func holder(mounts []spec.Mount, target string) *spec.Mount {
+	var best *spec.Mount
+	for i, m := range mounts {
+		below := target == m.Target || strings.HasPrefix(target, m.Target+"/")
+		if below && (best == nil || len(m.Target) >= len(best.Target)) {
+			best = &mounts[i]
 		}
 	}
-	return targets
+	return best
 }
 
 func checkMount(l mountLine) error {
@@ -77,9 +96,7 @@ func isDeviceMount(target string) bool {
 	return ok && slices.Contains(maskedFiles, name)
 }
 
-// requireReadOnly looks at target and everything mounted below it that is not
-// a mount of the policy's own: a submount of the host's left writable is how a
-// read-only bind is usually broken. The last line of a target is on top.
+// requireReadOnly looks at the mount on top of target, the last of its lines.
 func requireReadOnly(lines []mountLine, target string) error {
 	i := lastMount(lines, target)
 	if i < 0 {
