@@ -34,10 +34,10 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 		Hostname:              hostname,
 		Terminal:              c.Terminal,
 		Winsize:               c.Winsize,
-		Rlimits:               rlimits,
+		Rlimits:               slices.Clone(rlimits),
 		UnprivilegedPortStart: -1,
 	}
-	parts := []func() error{b.network, b.audit, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
+	parts := []func() error{b.network, b.audit, b.namespaces, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
 	for _, part := range parts {
 		if err := part(); err != nil {
 			return nil, err
@@ -72,6 +72,15 @@ func (b *builder) network() error {
 	}
 	return b.unsupported("network.isolated", "network.isolated: false",
 		"this version of Purple cannot filter a network, and it never leaves one open", "set `network.isolated: true`")
+}
+
+// namespaces says what cannot be planned: purple-init refuses to run what it
+// cannot compare.
+func (b *builder) namespaces() error {
+	if len(b.h.ManagerNamespaces) == 0 {
+		b.say("sandbox", "", "who may not examine PID 1 can plan, but not run", "namespaces: the manager's are not known")
+	}
+	return nil
 }
 
 // audit says what is not there yet. Nothing is weaker for it.

@@ -1,9 +1,11 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/policies"
@@ -21,34 +23,43 @@ func (b *builder) command() error {
 	}
 	env := b.environment()
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		cmd.Env = append(cmd.Env, []byte(name+"="+env[name]))
+		v := env[name]
+		cmd.Env = append(cmd.Env, []byte(name+"="+v.value))
 		// Never the value: a plan is shown and pasted.
-		b.say("sandbox", "environment", "", "environment %s", name)
+		b.say("sandbox", v.key, v.why, "environment %s", printable(name))
 	}
 	return nil
 }
 
+// variable is a value and what causes it: a key of the policy, or else why.
+type variable struct{ value, key, why string }
+
 // environment is the whole of it: five names, then the policy's, then --env.
-func (b *builder) environment() map[string]string {
-	env := map[string]string{
-		"PATH": searchPath,
-		"HOME": b.p.Filesystem.WorkingDir,
-		"USER": b.userName(),
-		"LANG": "C.UTF-8",
-	}
-	if lang := b.c.Environ["LANG"]; lang != "" {
-		env["LANG"] = lang
-	}
-	if term := b.c.Environ["TERM"]; term != "" && b.c.Terminal != [3]bool{} {
-		env["TERM"] = term
-	}
-	for _, name := range b.p.Environment.Pass {
-		if value, ok := b.c.Environ[name]; ok {
-			env[name] = value
+func (b *builder) environment() map[string]variable {
+	env := map[string]variable{}
+	standard := func(name, value string) {
+		if value != "" {
+			env[name] = variable{value: value, why: "every command has it"}
 		}
 	}
-	maps.Copy(env, b.p.Environment.Set)
-	maps.Copy(env, b.c.Env)
+	standard("PATH", searchPath)
+	standard("USER", b.userName())
+	standard("LANG", cmp.Or(b.c.Environ["LANG"], "C.UTF-8"))
+	if b.c.Terminal != [3]bool{} {
+		standard("TERM", b.c.Environ["TERM"])
+	}
+	env["HOME"] = variable{value: b.p.Filesystem.WorkingDir, key: "filesystem.working_dir"}
+	for _, name := range b.p.Environment.Pass {
+		if value, ok := b.c.Environ[name]; ok {
+			env[name] = variable{value: value, key: "environment.pass"}
+		}
+	}
+	for name, value := range b.p.Environment.Set {
+		env[name] = variable{value: value, key: "environment.set." + name}
+	}
+	for name, value := range b.c.Env {
+		env[name] = variable{value: value, why: "--env"}
+	}
 	return env
 }
 
@@ -65,8 +76,12 @@ var rlimits = []spec.Rlimit{
 }
 
 // useful are the capabilities that mean something in a user namespace to which
-// nothing but the command itself belongs.
-var useful = []string{"CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_KILL", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE"}
+// nothing but the command and its own files belong (user_namespaces(7);
+// capable_wrt_inode_uidgid() for the two of files).
+var useful = []string{
+	"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETPCAP",
+	"CAP_SETUID", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
+}
 
 func (b *builder) capabilities() error {
 	if !b.p.Capabilities.DefaultDrop {
@@ -82,11 +97,22 @@ func (b *builder) capabilities() error {
 			b.warn(fmt.Sprintf("capabilities.add[%d]", i), "%s does nothing: it reaches the sandbox's own user namespace only, to which no such thing belongs", name)
 		}
 	}
-	b.say("sandbox", "capabilities", "", "capabilities %#x", b.plan.Spec.Capabilities)
+	b.say("sandbox", "capabilities", "", "capabilities %s", b.capabilityNames())
 	if b.plan.Spec.Capabilities&(1<<unix.CAP_NET_BIND_SERVICE) != 0 {
 		b.plan.Spec.UnprivilegedPortStart = 0
 	}
 	return nil
+}
+
+func (b *builder) capabilityNames() string {
+	switch c := b.p.Capabilities; {
+	case !c.DefaultDrop:
+		return "all, in the sandbox's own user namespace"
+	case len(c.Add) == 0:
+		return "none"
+	default:
+		return strings.Join(c.Add, " ")
+	}
 }
 
 const lastCapability = unix.CAP_CHECKPOINT_RESTORE

@@ -76,6 +76,7 @@ func (b *builder) checkMemory() error {
 	if b.h.SwapTotal != 0 {
 		return b.unsupported(keyMemory, keyMemory, "on cgroup v1 systemd cannot keep a unit from swapping, and this machine has swap", "boot with systemd.unified_cgroup_hierarchy=1, or turn swap off")
 	}
+	b.say("sandbox", keyMemory, "", "no swap: this machine has none")
 	return nil
 }
 
@@ -113,40 +114,75 @@ func (b *builder) checkCPU() error {
 }
 
 // cpuQuota is how systemd writes a quota: a period of 100 ms, made longer, up
-// to a second, where the share of it would be under a millisecond.
+// to a second, where the share of it would be under a millisecond. Both
+// divisions round down, as its own do: what is read back is compared exactly.
 func cpuQuota(perSecond uint64) (quota, period uint64) {
 	const second, standard, least = 1_000_000, 100_000, 1_000
-	period = standard
-	if perSecond*period/second < least {
-		period = min((least*second+perSecond-1)/perSecond, second)
-	}
+	period = min(max(standard, least*second/perSecond), second)
 	return max(perSecond*period/second, least), period
 }
 
-// device is a disk to limit, and the bound path that names it to systemd: the
-// same string for reads and writes, or one of the two is lost.
-type device struct{ number, path, key string }
+// device is a disk to limit, and what names it to systemd: the same string for
+// reads and writes, or one of the two is lost.
+type device struct{ number, path string }
 
-// devices are the disks behind the bound paths.
+// newDevice names a disk by a path on it, which systemd then resolves on its
+// own: were the two to disagree, the limit would not read back. systemd copies
+// the path as it is into the unit's file and reads that again at a
+// daemon-reload. There a space would end the limit, and a line break would be
+// the start of any other setting, so such a path is replaced by the number.
+func newDevice(number, path string) device {
+	if !isPlain(path) {
+		path = "/dev/block/" + number
+	}
+	return device{number: number, path: path}
+}
+
+// diskless are the file systems that reach no disk of their own.
+var diskless = []string{
+	"binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
+	"hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "sysfs", "tmpfs", "tracefs",
+}
+
+// devices are the disks behind the bound paths, and behind what is mounted
+// below them: a bind takes that along.
 func (b *builder) devices() ([]device, error) {
 	var found []device
+	for _, name := range b.boundPaths() {
+		fact := b.h.Paths[name]
+		switch {
+		case fact.Device != "":
+			if !slices.ContainsFunc(found, func(d device) bool { return d.number == fact.Device }) {
+				found = append(found, newDevice(fact.Device, name))
+			}
+		case slices.Contains(diskless, fact.FSType):
+			b.warn(keyBlockIO, "%q is on a %s: there is no disk to limit", name, fact.FSType)
+		default:
+			return nil, b.unsupported(keyBlockIO, keyBlockIO, fmt.Sprintf("no disk can be found behind %q (%s)", name, fact.FSType), "leave the limit out, or bind a path on a disk")
+		}
+	}
+	return found, nil
+}
+
+// boundPaths are the host paths that the sandbox reaches, each once: the binds
+// and the mounts below them.
+func (b *builder) boundPaths() []string {
+	var paths []string
+	add := func(name string) {
+		if !slices.Contains(paths, name) {
+			paths = append(paths, name)
+		}
+	}
 	for _, m := range b.plan.Spec.Mounts {
 		if m.Kind == spec.Tmpfs {
 			continue
 		}
-		fact := b.h.Paths[m.Source]
-		switch {
-		case fact.Device != "":
-			if !slices.ContainsFunc(found, func(d device) bool { return d.number == fact.Device }) {
-				found = append(found, device{number: fact.Device, path: m.Source})
-			}
-		case fact.FSType == "tmpfs":
-			b.warn(keyBlockIO, "%q is on a tmpfs: there is no disk to limit", m.Source)
-		default:
-			return nil, b.unsupported(keyBlockIO, keyBlockIO, fmt.Sprintf("no disk can be found behind %q (%s)", m.Source, fact.FSType), "leave the limit out, or bind a path on a disk")
+		add(m.Source)
+		for _, below := range b.h.Paths[m.Source].Submounts {
+			add(below)
 		}
 	}
-	return found, nil
+	return paths
 }
 
 func (b *builder) checkBlockIO() error {

@@ -61,7 +61,11 @@ func (b *builder) add(m spec.Mount, key string) {
 	if m.Kind == spec.Tmpfs {
 		from = fmt.Sprintf("%d bytes", m.Size)
 	}
-	b.say("mounts", key, "--workspace", "%s %s (%s)", m.Kind, m.Target, from)
+	why := ""
+	if key == "" {
+		why = "--workspace"
+	}
+	b.say("mounts", key, why, "%s %s (%s)", m.Kind, printable(m.Target), printable(from))
 }
 
 func (b *builder) scratch(target, key string) {
@@ -95,6 +99,9 @@ func (b *builder) output(out policies.Output) error {
 	if !fact.Exists && !out.Optional {
 		return fmt.Errorf("%s: %s: %q does not exist; make it with `install -d -o %d -g %d %s`",
 			b.p.Where(out.Key), out.Key, out.HostPath, b.c.Invoker.UID, b.c.Invoker.GID, out.HostPath)
+	}
+	if err := b.checkWritable(out.HostPath); err != nil {
+		return fmt.Errorf("%s: %s: %w", b.p.Where(out.Key), out.Key, err)
 	}
 	m := spec.Mount{Kind: spec.BindReadWrite, NoSymlinks: true, Idmap: b.idmap(), Exec: out.Mode == policies.ReadWrite}
 	if out.Mode == policies.WriteOnly && fact.Exists {
@@ -144,18 +151,32 @@ func (b *builder) checkWorkspace(dir string) error {
 	if inTree || slices.Contains(sharedDirs, dir) {
 		return fmt.Errorf("cannot use %q as the workspace: it is a directory of the system; %s", dir, what)
 	}
-	for _, home := range b.h.Homes {
-		if covers(dir, path.Clean(home)) && home != "/" {
+	for _, home := range append(slices.Clone(b.h.Homes), b.c.Invoker.Home) {
+		if home := path.Clean(home); path.IsAbs(home) && home != "/" && covers(dir, home) {
 			return fmt.Errorf("cannot use %q as the workspace: it is or holds the home directory %q, with all keys and tokens in it; %s", dir, home, what)
 		}
 	}
 	if b.c.Workspace == "" && b.p.Filesystem.Workspace != policies.WorkspaceReadWrite {
 		return nil
 	}
+	return b.checkWritable(dir)
+}
+
+// checkWritable refuses a folder in which the command could loosen its own next
+// run: the profile, the places where one is found by name, purple-init itself.
+func (b *builder) checkWritable(dir string) error {
 	for _, file := range b.c.Profiles {
 		if covers(dir, file) {
 			return fmt.Errorf("cannot make %q writable: it holds the profile %q, which the command could then change; keep the profile elsewhere", dir, file)
 		}
+	}
+	for _, place := range b.c.ProfileDirs {
+		if covers(dir, place) || covers(place, dir) {
+			return fmt.Errorf("cannot make %q writable: profiles are found in %q, where the command could then make one; name another folder", dir, place)
+		}
+	}
+	if covers(dir, b.c.InitPath) {
+		return fmt.Errorf("cannot make %q writable: it holds %q, which systemd executes as root; install purple elsewhere, or name another folder", dir, b.c.InitPath)
 	}
 	return nil
 }

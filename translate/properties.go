@@ -8,11 +8,11 @@ import (
 	"github.com/purple-sandbox/purple/policies"
 )
 
-// execCommand is one element of ExecStartEx, a(sasas).
+// execCommand is one element of ExecStart, a(sasb).
 type execCommand struct {
-	Path  string
-	Argv  []string
-	Flags []string
+	Path          string
+	Argv          []string
+	IgnoreFailure bool
 }
 
 // deviceLimit is one element of IOReadBandwidthMax, a(st).
@@ -21,18 +21,19 @@ type deviceLimit struct {
 	Value uint64
 }
 
-// row is one setting: what causes it, and its value for the bus and for a
-// unit file. A row whose value is nil does not apply to this plan.
+// row is one setting: what causes it, and its value for the bus and its
+// assignments in a unit file. A row whose value is nil does not apply to this
+// plan.
 type row struct {
 	name  string // on the bus
 	file  string // in a unit file, where that differs
 	key   string // the policy's key, or
 	why   string // the reason where no key causes it
-	value func(*builder) (bus any, text string)
+	value func(*builder) (bus any, text []string)
 }
 
-func fixed(value any) func(*builder) (any, string) {
-	return func(*builder) (any, string) { return value, textOf(value) }
+func fixed(value any) func(*builder) (any, []string) {
+	return func(*builder) (any, []string) { return value, []string{textOf(value)} }
 }
 
 func textOf(value any) string {
@@ -53,15 +54,18 @@ const stopTimeoutUSec = uint64(5_000_000)
 // rows are all properties that Purple sets. What it does not set has systemd's
 // default, which an administrator's drop-in may change.
 var rows = []row{
-	{name: "Description", why: "what systemctl status shows", value: func(b *builder) (any, string) {
+	{name: "Description", why: "what systemctl status shows", value: func(b *builder) (any, []string) {
 		text := "Purple sandbox (" + b.p.Name + ")"
-		return text, escape(text)
+		return text, []string{escapeSpecifiers(text)}
 	}},
 	{name: "Slice", why: "one place for all sandboxes", value: fixed("purple.slice")},
 	{name: "Type", why: "started means proven", value: fixed("notify")},
 	{name: "NotifyAccess", why: "a message from the command could extend its timeout", value: fixed("main")},
-	{name: "ExecStartEx", file: "ExecStart", why: "the command itself never stands in a property", value: func(b *builder) (any, string) {
-		return []execCommand{{b.c.InitPath, []string{b.c.InitPath}, []string{"no-env-expand"}}}, ":" + escape(b.c.InitPath)
+	// Not ExecStartEx, whose flags would keep $ as it is: systemd 252 saves it
+	// under that name, which its own unit files do not have. At the next
+	// daemon-reload the unit then is a bad one, and its limits are gone.
+	{name: "ExecStart", why: "the command itself never stands in a property", value: func(b *builder) (any, []string) {
+		return []execCommand{{Path: b.c.InitPath, Argv: []string{b.c.InitPath}}}, []string{quoteWord(b.c.InitPath)}
 	}},
 	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
@@ -71,19 +75,19 @@ var rows = []row{
 	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("kill")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
 	{name: "PrivateNetwork", key: "network.isolated", value: fixed(true)},
-	{name: "CPUQuotaPerSecUSec", file: "CPUQuota", key: keyCPU, value: func(b *builder) (any, string) {
+	{name: "CPUQuotaPerSecUSec", file: "CPUQuota", key: keyCPU, value: func(b *builder) (any, []string) {
 		l := b.p.Resources.CPU
 		if l.Unlimited {
-			return nil, ""
+			return nil, nil
 		}
-		return l.Value, strconv.FormatFloat(float64(l.Value)/10_000, 'f', -1, 64) + "%"
+		return l.Value, []string{strconv.FormatFloat(float64(l.Value)/10_000, 'f', -1, 64) + "%"}
 	}},
 	{name: "MemoryMax", key: keyMemory, value: bytes(func(b *builder) policies.Limit { return b.p.Resources.Memory })},
-	{name: "MemorySwapMax", key: keyMemory, value: func(b *builder) (any, string) {
+	{name: "MemorySwapMax", key: keyMemory, value: func(b *builder) (any, []string) {
 		if b.p.Resources.Memory.Unlimited {
-			return nil, ""
+			return nil, nil
 		}
-		return uint64(0), "0"
+		return uint64(0), []string{"0"}
 	}},
 	{name: "TasksMax", key: keyTasks, value: bytes(func(b *builder) policies.Limit {
 		l := b.p.Resources.Tasks
@@ -97,37 +101,38 @@ var rows = []row{
 	{name: "RuntimeMaxUSec", file: "RuntimeMaxSec", key: keyTimeout, value: usec(func(b *builder) uint64 { return value(b.p.Resources.Timeout) })},
 }
 
-func usec(of func(*builder) uint64) func(*builder) (any, string) {
-	return func(b *builder) (any, string) {
+func usec(of func(*builder) uint64) func(*builder) (any, []string) {
+	return func(b *builder) (any, []string) {
 		v := of(b)
 		if v == ^uint64(0) {
-			return v, "infinity"
+			return v, []string{"infinity"}
 		}
-		return v, strconv.FormatUint(v, 10) + "us"
+		return v, []string{strconv.FormatUint(v, 10) + "us"}
 	}
 }
 
-func bytes(of func(*builder) policies.Limit) func(*builder) (any, string) {
-	return func(b *builder) (any, string) {
+func bytes(of func(*builder) policies.Limit) func(*builder) (any, []string) {
+	return func(b *builder) (any, []string) {
 		l := of(b)
 		if l.Unlimited {
-			return ^uint64(0), "infinity"
+			return ^uint64(0), []string{"infinity"}
 		}
-		return l.Value, strconv.FormatUint(l.Value, 10)
+		return l.Value, []string{strconv.FormatUint(l.Value, 10)}
 	}
 }
 
-func blockIO(b *builder) (any, string) {
+// blockIO is one assignment a disk: systemd takes one path in each.
+func blockIO(b *builder) (any, []string) {
 	if len(b.disks) == 0 {
-		return nil, ""
+		return nil, nil
 	}
 	var limits []deviceLimit
 	var text []string
 	for _, d := range b.disks {
 		limits = append(limits, deviceLimit{d.path, b.p.Resources.BlockIO.Value})
-		text = append(text, fmt.Sprintf("%s %d", escape(d.path), b.p.Resources.BlockIO.Value))
+		text = append(text, fmt.Sprintf("%s %d", d.path, b.p.Resources.BlockIO.Value))
 	}
-	return limits, strings.Join(text, " ")
+	return limits, text
 }
 
 func (b *builder) properties() error {
@@ -149,8 +154,35 @@ func (b *builder) properties() error {
 	return nil
 }
 
-// escape writes a string for a unit file, where % starts a specifier and, in
-// a command line, $ a variable (systemd.unit(5)).
-func escape(s string) string {
-	return strings.NewReplacer("%", "%%", `\`, `\\`, "\n", `\n`).Replace(s)
+// escapeSpecifiers writes a string for a unit file, where % starts a specifier
+// (systemd.unit(5)).
+func escapeSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// quoteWord writes one word of a setting that is split into words: quoted where
+// it has to be, with the escapes of systemd.syntax(7).
+func quoteWord(s string) string {
+	s = escapeSpecifiers(s)
+	if isPlain(strings.ReplaceAll(s, "%%", "")) {
+		return s
+	}
+	var out strings.Builder
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			out.WriteByte('\\')
+			out.WriteByte(c)
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&out, `\x%02x`, c)
+		default:
+			out.WriteByte(c)
+		}
+	}
+	return `"` + out.String() + `"`
+}
+
+// isPlain tells whether no syntax of a unit file means anything by s.
+func isPlain(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._+-@", r))
+	})
 }

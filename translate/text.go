@@ -4,7 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/purple-sandbox/purple/internal/spec"
 )
 
 // Line is one statement of a plan and what causes it.
@@ -20,15 +25,24 @@ type Line struct {
 func (p *Plan) Lines() []Line {
 	var lines []Line
 	for _, prop := range p.Properties {
-		l := Line{Section: "unit", Statement: prop.File + "=" + prop.Text, Where: "purple", Key: prop.Key, Why: prop.Why}
-		if prop.Key != "" {
-			l.Where = prop.Where.String()
+		l := prop.cause()
+		for _, text := range prop.Text {
+			l.Statement = prop.File + "=" + text
+			lines = append(lines, l)
 		}
-		lines = append(lines, l)
 	}
 	lines = append(lines, p.sandbox...)
 	slices.SortStableFunc(lines, func(x, y Line) int { return slices.Index(sections, x.Section) - slices.Index(sections, y.Section) })
 	return lines
+}
+
+// cause is a line of the unit without its statement.
+func (p Property) cause() Line {
+	l := Line{Section: "unit", Where: "purple", Key: p.Key, Why: p.Why}
+	if p.Key != "" {
+		l.Where = p.Where.String()
+	}
+	return l
 }
 
 var sections = []string{"unit", "mounts", "sandbox"}
@@ -43,7 +57,7 @@ func (p *Plan) Text() string {
 			section = l.Section
 			fmt.Fprintf(&out, "\n[%s]\n", section)
 		}
-		fmt.Fprintf(&out, "%-60s # %s\n", l.Statement, l.cause())
+		fmt.Fprintf(&out, "%-60s # %s\n", l.Statement, l.reason())
 	}
 	for _, w := range p.Warnings {
 		fmt.Fprintf(&out, "\n%v\n", w)
@@ -51,24 +65,67 @@ func (p *Plan) Text() string {
 	return out.String()
 }
 
-func (l Line) cause() string {
+// reason is what stands behind a statement: the place in the profile and its
+// key, or why. On one line, whatever a profile's file is called.
+func (l Line) reason() string {
 	if l.Key == "" {
 		return l.Why
 	}
-	return strings.TrimSpace(l.Where + " " + l.Key)
+	return printable(l.Where + " " + l.Key)
+}
+
+// printable quotes what would not show as it is: a folder may be called
+// anything, and a plan is read on a terminal.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// jsonPlan is the plan for a program: the parts as values, and the same lines
+// that a reader gets. Neither the command's arguments nor a value of its
+// environment is in it.
+type jsonPlan struct {
+	Unit         string         `json:"unit"`
+	Properties   map[string]any `json:"properties"` // as D-Bus takes them
+	Mounts       []jsonMount    `json:"mounts"`
+	UID          uint32         `json:"uid"` // inside
+	GID          uint32         `json:"gid"`
+	HostUID      uint32         `json:"host_uid"`
+	HostGID      uint32         `json:"host_gid"`
+	Capabilities uint64         `json:"capabilities"` // a mask
+	WriteOnly    []string       `json:"write_only"`
+	Lines        []Line         `json:"lines"`
+	Warnings     []string       `json:"warnings"`
+}
+
+type jsonMount struct {
+	Kind   spec.MountKind `json:"kind"`
+	Target string         `json:"target"`
+	Source string         `json:"source,omitempty"`
+	Size   uint64         `json:"size,omitempty"` // bytes
+	Exec   bool           `json:"exec"`
 }
 
 // JSON is the plan for a program.
 func (p *Plan) JSON() ([]byte, error) {
-	warnings := []string{}
-	for _, w := range p.Warnings {
-		warnings = append(warnings, w.String())
+	id := p.Spec.Identity
+	out := jsonPlan{
+		Unit: p.Unit, UID: id.UID, GID: id.GID, HostUID: id.HostUID, HostGID: id.HostGID,
+		Capabilities: p.Spec.Capabilities, WriteOnly: append([]string{}, p.Spec.WriteOnly...),
+		Properties: map[string]any{}, Mounts: []jsonMount{}, Warnings: []string{}, Lines: p.Lines(),
 	}
-	return json.MarshalIndent(struct {
-		Unit     string   `json:"unit"`
-		Lines    []Line   `json:"lines"`
-		Warnings []string `json:"warnings"`
-	}{p.Unit, p.Lines(), warnings}, "", "  ")
+	for _, prop := range p.Properties {
+		out.Properties[prop.Name] = prop.Value
+	}
+	for _, m := range p.Spec.Mounts {
+		out.Mounts = append(out.Mounts, jsonMount{m.Kind, m.Target, m.Source, m.Size, m.Exec})
+	}
+	for _, w := range p.Warnings {
+		out.Warnings = append(out.Warnings, w.String())
+	}
+	return json.MarshalIndent(out, "", "  ")
 }
 
 // UnitFile is the same service as a unit file, each setting with its cause.
@@ -81,8 +138,10 @@ func (p *Plan) UnitFile() string {
 		if prop.Name == "Description" || prop.Name == "CollectMode" {
 			out = &unit
 		}
-		l := Line{Where: prop.Where.String(), Key: prop.Key, Why: prop.Why}
-		fmt.Fprintf(out, "# %s\n%s=%s\n", l.cause(), prop.File, prop.Text)
+		fmt.Fprintf(out, "# %s\n", prop.cause().reason())
+		for _, text := range prop.Text {
+			fmt.Fprintf(out, "%s=%s\n", prop.File, text)
+		}
 	}
 	return fmt.Sprintf("# %s, to be read: the sandbox itself reaches purple-init over a socket of `purple run`.\n[Unit]\n%s\n[Service]\nStandardInput=null\n%s", p.Unit, unit.String(), service.String())
 }

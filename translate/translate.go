@@ -23,15 +23,18 @@ type Command struct {
 	Terminal  [3]bool
 	Winsize   [4]uint16
 	InitPath  string // purple-init, absolute
-	// Profiles are the files that the policy was read from, absolute, links
-	// resolved: no writable workspace may hold one.
-	Profiles []string
+	// Profiles are the files that the policy was read from, and ProfileDirs
+	// where profiles are found by name, absolute, links resolved: the command
+	// may write to none of them, or the next run would obey it.
+	Profiles    []string
+	ProfileDirs []string
 }
 
 // Invoker is who called: under sudo the user, else root.
 type Invoker struct {
 	UID, GID uint32
 	Name     string
+	Home     string // of the user database; may be empty
 }
 
 // Plan is a sandbox, decided.
@@ -47,10 +50,10 @@ type Plan struct {
 // Property is one property of the unit.
 type Property struct {
 	Name  string
-	Value any    // as D-Bus takes it
-	File  string // its name in a unit file
-	Text  string // its value in a unit file
-	Key   string // the policy's key that caused it, or empty
+	Value any      // as D-Bus takes it
+	File  string   // its name in a unit file
+	Text  []string // its values in a unit file, one assignment each
+	Key   string   // the policy's key that caused it, or empty
 	Where policies.Position
 	Why   string // where Key is empty
 }

@@ -14,10 +14,13 @@ func newPlanCommand(a *app) *cobra.Command {
 		Short: "Show what run would do, and which line of the profile asks for it",
 		Long: `Show what run would do, and which line of the profile asks for it.
 
-The plan is made by the code that run uses, and nothing is started.`,
+The plan is made by the code that run uses, and nothing is started. It needs
+neither root nor systemd; what only root can know is said in it.`,
+		Example: `  purple plan --profile ai-dev-safe -- python3 agent.py
+  purple plan --format=unit -- make`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			req.argv = args
+			req.argv, req.planOnly = args, true
 			return a.plan(req, format)
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,8 @@ type request struct {
 
 	terminal [3]bool
 	winsize  [4]uint16
+
+	planOnly bool // nothing will be started
 }
 
 func (r *request) addFlags(cmd *cobra.Command) {
@@ -67,6 +70,9 @@ func (a *app) prepare(req request) (*prepared, error) {
 		return nil, err
 	}
 	command.Profiles = profileFiles(policy)
+	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
+		return nil, err
+	}
 	facts, err := host.Probe(hostPaths(policy, command))
 	if err != nil {
 		return nil, err
@@ -129,7 +135,33 @@ func (a *app) command(req request) (translate.Command, error) {
 		return c, err
 	}
 	c.InitPath, err = initPath()
+	if err != nil && req.planOnly {
+		// A plan can be made where purple is not installed, as in CI.
+		c.InitPath, err = packagedInit, nil
+	}
 	return c, err
+}
+
+// protectedDirs are where profiles are found by name: for this purple, and for
+// the user behind sudo when they call it themselves. Each as it is named and,
+// where that differs, as it really is.
+func (a *app) protectedDirs(i translate.Invoker) ([]string, error) {
+	dirs, err := a.profileDirs()
+	if err != nil {
+		return nil, err
+	}
+	if i.Home != "" && i.UID != 0 {
+		dirs = slices.Concat(dirs, policies.DefaultDirs(int(i.UID), i.Home))
+	}
+	var paths []string
+	for _, dir := range dirs {
+		paths = append(paths, dir.Path)
+		if real, err := filepath.EvalSymlinks(dir.Path); err == nil && real != dir.Path {
+			paths = append(paths, real)
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths), nil
 }
 
 // profileFiles are the files on this machine that a policy was read from; a
@@ -207,10 +239,17 @@ func envFlags(flags []string) (map[string]string, error) {
 // invoker is the user behind sudo, else this process's own.
 func invoker() (translate.Invoker, error) {
 	uid, behindSudo := sudoUser(os.Geteuid(), os.Getenv("SUDO_UID"))
+	if !behindSudo && os.Geteuid() == 0 {
+		return translate.Invoker{}, nil
+	}
 	if !behindSudo {
-		return translate.Invoker{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, nil
+		uid = uint32(os.Geteuid())
 	}
 	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil && !behindSudo {
+		// A container's user may have no entry; its plan needs none.
+		return translate.Invoker{UID: uid, GID: uint32(os.Getegid())}, nil
+	}
 	if err != nil {
 		return translate.Invoker{}, fmt.Errorf("cannot find the user of SUDO_UID=%d: %w", uid, err)
 	}
@@ -218,7 +257,7 @@ func invoker() (translate.Invoker, error) {
 	if err != nil {
 		return translate.Invoker{}, fmt.Errorf("cannot read the group of %q: %w", u.Username, err)
 	}
-	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username}, nil
+	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username, Home: u.HomeDir}, nil
 }
 
 // packagedInit is where a package puts purple-init; the directory of purple is
@@ -267,10 +306,13 @@ func hostPaths(p *policies.Policy, c translate.Command) []string {
 // now what execve or an interpreter would only refuse inside.
 func resolveCommand(plan *translate.Plan, c translate.Command) error {
 	view := host.NewView(&plan.Spec)
-	dir := plan.Spec.Command.Dir
-	name, err := view.Command(string(c.Argv[0]), pathOf(&plan.Spec), dir)
+	lookup := host.Lookup{
+		Path: pathOf(&plan.Spec), Dir: plan.Spec.Command.Dir,
+		CallerPath: c.Environ["PATH"], CallerDir: c.Dir,
+	}
+	name, err := view.Command(string(c.Argv[0]), lookup)
 	if err == nil {
-		err = view.Script(c.Argv, c.Dir, dir)
+		err = view.Script(c.Argv, lookup)
 	}
 	var visible *host.VisibleError
 	if errors.As(err, &visible) {

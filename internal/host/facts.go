@@ -16,7 +16,8 @@ type Facts struct {
 	// the names in /proc/PID/ns: "mnt" "uts" "ipc" "net" "pid" "user" "cgroup".
 	ManagerNamespaces map[string]uint64
 
-	// Homes are the home directories of people and root, and /home.
+	// Homes are the home directories of people and root, and /home: as the
+	// user database has them and, where that differs, with links resolved.
 	Homes []string
 
 	// Paths tells, for each host path that the plan asked about, what is there.
@@ -46,4 +47,7 @@ type PathFact struct {
 	UID    uint32 // owner
 	GID    uint32
 	Mode   uint32 // permission bits, as stat(2) has them, type bits not included
+	// Submounts are the mount points below the path, sorted. A bind takes them
+	// along; each has an entry of its own in Facts.Paths.
+	Submounts []string
 }

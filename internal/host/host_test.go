@@ -1,14 +1,11 @@
 package host
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/purple-sandbox/purple/internal/spec"
 )
 
 // tree makes files with their content below a new directory; a content that
@@ -79,110 +76,70 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// someHost has a few programs; the view is of parts of it.
-func someHost(t *testing.T) (View, string) {
-	t.Helper()
-	root := tree(t, map[string]string{
-		"usr/bin/tool":       "\x7fELF not really",
-		"usr/bin/script":     "#!/bin/tool -x\n",
-		"usr/bin/orphan":     "#!/opt/interp\n",
-		"usr/bin/plain":      "text",
-		"usr/bin/loop":       "#!/bin/loop\n",
-		"hidden/bin/secret":  "x",
-		"project/agent.py":   "print()",
-		"project/run.sh":     "#!/bin/script\n",
-		"etc/alternatives/t": "-> /usr/bin/tool",
-		"usr/bin/alt":        "-> /etc/alternatives/t",
-		"usr/bin/relative":   "-> ../bin/tool",
-		"usr/bin/circle":     "-> circle",
-		"usr/bin/away":       "-> /hidden/bin/secret",
-	})
-	if err := os.Chmod(filepath.Join(root, "usr/bin/plain"), 0o644); err != nil {
+func TestParseMounts(t *testing.T) {
+	const mountinfo = `22 1 254:1 / / rw - ext4 /dev/vda1 rw
+30 22 0:25 / /data rw,relatime shared:3 - tmpfs tmpfs rw
+31 30 8:1 / /data rw shared:4 master:1 - xfs /dev/sda1 rw
+32 22 0:40 / /home/ann/my\040mount rw - fuse.sshfs host: rw
+33 22 0:41 @ /database rw - btrfs /dev/sdb rw
+short line
+`
+	got := parseMounts(mountinfo)
+	want := []mount{
+		{"/", "ext4", "254:1"}, {"/data", "xfs", "8:1"}, {"/database", "btrfs", "0:41"},
+		{"/home/ann/my mount", "fuse.sshfs", "0:40"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestSubmounts(t *testing.T) {
+	root := tree(t, map[string]string{"data/deep/file": "", "database/file": "", "link": "-> data"})
+	mounts := []mount{{point: root + "/data"}, {point: root + "/data/deep"}, {point: root + "/database"}}
+	for _, dir := range []string{"/data", "/link"} {
+		got, err := submounts(root+dir, mounts)
+		if err != nil || len(got) != 1 || got[0].point != root+"/data/deep" {
+			t.Errorf("%s: %v, %v", dir, got, err)
+		}
+	}
+}
+
+// The kernel's own list: what is mounted below / has facts, and a path that is
+// no directory has nothing below it.
+func TestProbeSubmounts(t *testing.T) {
+	facts, err := Probe([]string{"/", "/etc/passwd"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	bind := func(source, target string) spec.Mount {
-		return spec.Mount{Kind: spec.BindReadOnly, Source: filepath.Join(root, source), Target: target}
+	if !slices.Contains(facts.Paths["/"].Submounts, "/proc") || facts.Paths["/proc"].FSType != "proc" || facts.Paths["/proc"].Device != "" {
+		t.Errorf("%v, %+v", facts.Paths["/"].Submounts, facts.Paths["/proc"])
 	}
-	return NewView(&spec.Spec{Mounts: []spec.Mount{
-		bind("usr/bin", "/bin"), bind("etc/alternatives", "/etc/alternatives"), bind("usr", "/usr"), bind("project", "/work"),
-		{Kind: spec.Tmpfs, Target: "/tmp"},
-	}}), root
+	if n := len(facts.Paths["/etc/passwd"].Submounts); n != 0 {
+		t.Errorf("a file has %d submounts", n)
+	}
 }
 
-func TestCommand(t *testing.T) {
-	view, _ := someHost(t)
-	for argv0, want := range map[string]string{
-		"tool": "/bin/tool", "/usr/bin/tool": "/usr/bin/tool", "./run.sh": "/work/run.sh", "script": "/bin/script",
-		"alt": "/bin/alt", "relative": "/bin/relative",
+func TestPersonsHome(t *testing.T) {
+	for line, want := range map[string]string{
+		"ann:x:1000:1000:Ann,,,:/home/ann/:/bin/bash": "/home/ann",
+		"daemon:x:1:1:daemon:/usr/sbin:/bin/sh":       "",
+		"nobody:x:65534:65534::/nonexistent:/bin/sh":  "",
+		"bad:x:1000:1000::relative:/bin/sh":           "",
+		"none:x:1000:1000:::/bin/sh":                  "",
+		"+::::::":                                     "",
+		"short:x:1000":                                "",
 	} {
-		got, err := view.Command(argv0, "/nowhere:/bin:/usr/bin", "/work")
-		if err != nil || got != want {
-			t.Errorf("%s: %q, %v; want %q", argv0, got, err, want)
-		}
-	}
-	for argv0, want := range map[string]struct {
-		status int
-		text   string
-	}{
-		"":               {127, "empty"},
-		"nothing":        {127, "cannot find"},
-		"circle":         {127, "cannot find"},
-		"away":           {127, "cannot find"},
-		"/usr/bin/away":  {127, "cannot find"},
-		"/bin/plain":     {126, "not an executable file"},
-		"/work":          {126, "not an executable file"},
-		"orphan":         {127, `"/opt/interp"`},
-		"loop":           {126, "too many interpreters"},
-		"/tmp/something": {127, "cannot find"},
-	} {
-		_, err := view.Command(argv0, "/bin", "/work")
-		var e *VisibleError
-		if !errors.As(err, &e) || e.Status != want.status || !strings.Contains(e.Text, want.text) {
-			t.Errorf("%q: %v, want status %d and %q", argv0, err, want.status, want.text)
+		if home, ok := personsHome(line); ok != (want != "") || ok && home != want {
+			t.Errorf("%s: %q, %v", line, home, ok)
 		}
 	}
 }
 
-func TestCommandThatOnlyTheHostHas(t *testing.T) {
-	view, root := someHost(t)
-	bin := filepath.Join(root, "hidden/bin")
-	_, err := view.Command("secret", bin, "/work")
-	if err == nil || !strings.Contains(err.Error(), "add \""+bin+"\" to filesystem.immutable_paths") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestScript(t *testing.T) {
-	view, root := someHost(t)
-	project := filepath.Join(root, "project")
-	words := func(line string) [][]byte {
-		var argv [][]byte
-		for _, w := range strings.Fields(line) {
-			argv = append(argv, []byte(w))
-		}
-		return argv
-	}
-	for line, visible := range map[string]bool{
-		"python3 agent.py":         false,
-		"python3.11 -u agent.py":   false,
-		"/usr/bin/node agent.py":   false,
-		"bash agent.py":            false,
-		"python3 /work/agent.py":   true, // visible under that name
-		"python3 -c agent.py":      true, // a program, no script
-		"python3 -m agent.py":      true,
-		"python3 no-such-file.py":  true, // python says so itself
-		"cat agent.py":             true, // no interpreter
-		"python3":                  true,
-		"python3 - agent.py":       true,
-		"python3 -- agent.py":      true,
-		"python3 " + root + "/etc": true, // a directory
-	} {
-		err := view.Script(words(line), project, "/home/agent")
-		if (err == nil) != visible {
-			t.Errorf("%s: %v", line, err)
-		}
-	}
-	if err := view.Script(words("python3 agent.py"), project, "/work"); err != nil {
-		t.Errorf("where it is visible: %v", err)
+func TestWithResolved(t *testing.T) {
+	root := tree(t, map[string]string{"var/home/ann/file": "", "home": "-> var/home"})
+	got := withResolved([]string{root + "/home/ann", root + "/nowhere"})
+	if want := []string{root + "/home/ann", root + "/nowhere", root + "/var/home/ann"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

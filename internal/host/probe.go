@@ -3,7 +3,9 @@ package host
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -79,14 +81,16 @@ func probeLandlock(f *Facts) error {
 	return nil
 }
 
-// probeNamespaces takes PID 1's: the system manager's. Only root may look;
-// for anyone else the map stays empty, and a run is refused for it.
+// probeNamespaces takes PID 1's: the system manager's. Only who may trace it
+// may look; for anyone else the map stays empty, and a run is refused for it.
 func probeNamespaces(f *Facts) error {
 	f.ManagerNamespaces = map[string]uint64{}
 	for _, name := range namespaces {
 		var st unix.Stat_t
 		err := unix.Stat("/proc/1/ns/"+name, &st)
-		if err == unix.EACCES {
+		// ENOENT: /proc is mounted with hidepid=.
+		if err == unix.EACCES || err == unix.EPERM || err == unix.ENOENT {
+			clear(f.ManagerNamespaces)
 			return nil
 		}
 		if err != nil {
@@ -98,50 +102,147 @@ func probeNamespaces(f *Facts) error {
 }
 
 // probeHomes lists the home directories of people and of root: what system
-// users call a home, such as /usr/sbin, is none. Users of a directory service
-// are covered as far as their homes lie in /home.
+// users call a home, such as /usr/sbin, is none. Of the users of a directory
+// service it knows those whose homes lie in /home.
 func probeHomes(f *Facts) error {
-	f.Homes = []string{"/home", "/root"}
 	file, err := os.Open("/etc/passwd")
 	if err != nil {
 		return fmt.Errorf("cannot read the users: %w", err)
 	}
 	defer file.Close()
+	homes := []string{"/home", "/root"}
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
-		fields := strings.Split(lines.Text(), ":")
-		if len(fields) < 7 {
-			continue
-		}
-		uid, err := strconv.ParseUint(fields[2], 10, 32)
-		if err == nil && uid >= 1000 && uid < 65534 && fields[5] != "" {
-			f.Homes = append(f.Homes, fields[5])
+		if home, ok := personsHome(lines.Text()); ok {
+			homes = append(homes, home)
 		}
 	}
+	f.Homes = withResolved(homes)
 	return lines.Err()
+}
+
+// personsHome reads a line of passwd(5).
+func personsHome(line string) (string, bool) {
+	fields := strings.Split(line, ":")
+	if len(fields) < 7 || !strings.HasPrefix(fields[5], "/") {
+		return "", false
+	}
+	uid, err := strconv.ParseUint(fields[2], 10, 32)
+	return filepath.Clean(fields[5]), err == nil && uid >= 1000 && uid < 65534
+}
+
+// withResolved adds where each directory really is: on an image-based system
+// /home is a link to /var/home, and the kernel names a process's directory so.
+func withResolved(dirs []string) []string {
+	for _, dir := range dirs {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dirs = append(dirs, real)
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }
 
 // fsNames are the file systems that a plan tells apart.
 var fsNames = map[int64]string{
 	unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
 	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
+	unix.RAMFS_MAGIC: "ramfs", unix.PROC_SUPER_MAGIC: "proc", unix.SYSFS_MAGIC: "sysfs",
+	unix.CGROUP_SUPER_MAGIC: "cgroup", unix.CGROUP2_SUPER_MAGIC: "cgroup2",
 }
 
 func probePaths(paths []string) func(*Facts) error {
 	return func(f *Facts) error {
+		data, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return fmt.Errorf("cannot read the mounts: %w", err)
+		}
 		f.Paths = map[string]PathFact{}
+		all := pathProber{mounts: parseMounts(string(data)), facts: f.Paths, sysfs: "/sys", disks: map[string]string{}}
 		for _, p := range paths {
-			fact, err := probePath(p)
-			if err != nil {
+			if err := all.probe(p); err != nil {
 				return err
 			}
-			f.Paths[p] = fact
 		}
 		return nil
 	}
 }
 
-func probePath(p string) (PathFact, error) {
+// pathProber collects the facts of many paths, most of them on few disks.
+type pathProber struct {
+	mounts []mount
+	facts  map[string]PathFact
+	sysfs  string
+	disks  map[string]string // the whole disk behind each device seen so far
+}
+
+// probe adds the facts of a path and of all that is mounted below it.
+func (a *pathProber) probe(p string) error {
+	fact, err := a.path(p)
+	if err != nil {
+		return err
+	}
+	var found []mount
+	if fact.IsDir {
+		if found, err = submounts(p, a.mounts); err != nil {
+			return err
+		}
+	}
+	for _, m := range found {
+		fact.Submounts = append(fact.Submounts, m.point)
+		if _, known := a.facts[m.point]; !known {
+			a.facts[m.point] = PathFact{Exists: true, FSType: m.fstype, Device: a.mountDisk(m)}
+		}
+	}
+	a.facts[p] = fact
+	return nil
+}
+
+// mount is one line of mountinfo.
+type mount struct{ point, fstype, device string }
+
+// parseMounts reads proc_pid_mountinfo(5), sorted by mount point; of mounts on
+// top of each other the uppermost. Unlike stat(2), the file also tells of a
+// FUSE file system that root may not enter, and mounts nothing by itself.
+func parseMounts(mountinfo string) []mount {
+	top := map[string]mount{}
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		dash := slices.Index(fields, "-")
+		if dash < 6 || dash+1 >= len(fields) {
+			continue
+		}
+		point := unescapeOctal(fields[4])
+		top[point] = mount{point: point, fstype: fields[dash+1], device: fields[2]}
+	}
+	return slices.SortedFunc(maps.Values(top), func(x, y mount) int { return strings.Compare(x.point, y.point) })
+}
+
+// unescapeOctal undoes what the kernel does to a space, a tab, a newline and a
+// backslash.
+func unescapeOctal(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// submounts are those below a directory, which may be named by a link.
+func submounts(dir string, mounts []mount) ([]mount, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot examine %q: %w", dir, err)
+	}
+	var found []mount
+	for _, m := range mounts {
+		if m.point != real && below(real, m.point) {
+			found = append(found, m)
+		}
+	}
+	return found, nil
+}
+
+func (a *pathProber) path(p string) (PathFact, error) {
 	var st unix.Stat_t
 	err := unix.Stat(p, &st)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
@@ -160,20 +261,42 @@ func probePath(p string) (PathFact, error) {
 	}
 	return PathFact{
 		Exists: true, IsDir: st.Mode&unix.S_IFMT == unix.S_IFDIR, FSType: name,
-		Device: disk("/sys", p, st.Dev), UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777,
+		Device: a.disk(p, st.Dev), UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777,
 	}, nil
 }
 
 // disk is the whole disk behind a file, as "MAJ:MIN", or empty: through a
 // btrfs, whose st_dev is no device, through LUKS or another device mapper
 // target with one disk below it, and from the partition.
-func disk(sysfs, path string, dev uint64) string {
+func (a *pathProber) disk(path string, dev uint64) string {
 	if unix.Major(dev) == 0 {
 		if dev = btrfsDevice(path); dev == 0 {
 			return ""
 		}
 	}
-	return wholeDisk(sysfs, fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)))
+	return a.whole(fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)))
+}
+
+// mountDisk is the whole disk behind a mount, of which mountinfo has the
+// device, but for a btrfs.
+func (a *pathProber) mountDisk(m mount) string {
+	switch {
+	case !strings.HasPrefix(m.device, "0:"):
+		return a.whole(m.device)
+	case m.fstype == "btrfs":
+		return a.disk(m.point, 0)
+	default:
+		return ""
+	}
+}
+
+func (a *pathProber) whole(number string) string {
+	whole, known := a.disks[number]
+	if !known {
+		whole = wholeDisk(a.sysfs, number)
+		a.disks[number] = whole
+	}
+	return whole
 }
 
 func wholeDisk(sysfs, number string) string {
