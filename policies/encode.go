@@ -66,6 +66,7 @@ type networkDocument struct {
 	Isolated bool     `yaml:"isolated" json:"isolated"`
 	Outgoing []quoted `yaml:"allow_outgoing" json:"allow_outgoing"`
 	Incoming []quoted `yaml:"allow_incoming" json:"allow_incoming"`
+	Range    quoted   `yaml:"address_range,omitempty" json:"address_range,omitempty"`
 }
 
 type auditDocument struct {
@@ -164,6 +165,7 @@ func (p *Policy) document() *document {
 			Isolated: p.Network.Isolated,
 			Outgoing: each(p.Network.Outgoing, Outgoing.String),
 			Incoming: each(p.Network.Incoming, Incoming.String),
+			Range:    quoted(p.Network.AddressRange),
 		},
 		Audit:       auditDocument{p.Audit.Enabled, quoted(p.Audit.LogPath), each(p.Audit.Detail, asIs)},
 		Environment: environmentText(p.Environment),

@@ -1,5 +1,7 @@
 package policies
 
+import "slices"
+
 // notInherited are the keys that say something of one file alone.
 var notInherited = map[string]bool{"name": true, "description": true, "extends": true}
 
@@ -23,11 +25,25 @@ func overlay(parent, child *node) *node {
 	case child == nil:
 		return parent
 	case parent.kind == mapping && child.kind == mapping:
-		return overlayFields(parent, child)
+		return overlayFields(withoutNetwork(parent, child), child)
 	case child.key == "syscalls.deny" && parent.kind == list && child.kind == list:
 		return joined(parent, child)
 	}
 	return child
+}
+
+// withoutNetwork is parent without what `isolated: true` of the child makes
+// void: whoever extends a profile to isolate it has said so in one word.
+func withoutNetwork(parent, child *node) *node {
+	isolated := child.field("isolated")
+	if child.key != "network" || isolated == nil || isolated.text != "true" {
+		return parent
+	}
+	rest := *parent
+	rest.fields = slices.DeleteFunc(slices.Clone(parent.fields), func(f field) bool {
+		return f.name == "allow_outgoing" || f.name == "allow_incoming"
+	})
+	return &rest
 }
 
 func overlayFields(parent, child *node) *node {

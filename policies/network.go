@@ -11,11 +11,55 @@ func (d *decoder) network(n *node, net *Network) {
 		reader{"isolated", func(n *node) { d.boolean(n, &net.Isolated) }},
 		reader{"allow_outgoing", func(n *node) { d.outgoing(n, net) }},
 		reader{"allow_incoming", func(n *node) { d.incoming(n, net) }},
+		reader{"address_range", func(n *node) { d.addressRange(n, net) }},
 	)
 	if net.Isolated {
 		d.nothingListed(n, "allow_outgoing")
 		d.nothingListed(n, "allow_incoming")
 	}
+}
+
+func (d *decoder) addressRange(n *node, net *Network) {
+	text, ok := d.str(n)
+	if !ok {
+		return
+	}
+	if err := checkAddressRange(text); err != nil {
+		d.errorf(n, "%v", err)
+		return
+	}
+	net.AddressRange = text
+}
+
+// privateRanges are where a sandbox may have its address: RFC 1918 and RFC 6598.
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+}
+
+// The shortest and longest prefix of a range: one for all sandboxes of a
+// machine, and one with an address for a few.
+const (
+	minRangeBits = 12
+	maxRangeBits = 28
+)
+
+func checkAddressRange(text string) error {
+	prefix, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || !prefix.Addr().Is4():
+		return fmt.Errorf("%s is no IPv4 range: write it as 10.200.0.0/20; the IPv6 addresses follow from it", printable(text))
+	case prefix.Masked() != prefix:
+		return fmt.Errorf("%s has bits set behind the prefix: write %s", printable(text), prefix.Masked())
+	case prefix.Bits() < minRangeBits || prefix.Bits() > maxRangeBits:
+		return fmt.Errorf("%s must have a length from /%d to /%d", printable(text), minRangeBits, maxRangeBits)
+	}
+	for _, private := range privateRanges {
+		if private.Bits() <= prefix.Bits() && private.Contains(prefix.Addr()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not private: take one from 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12 or 192.168.0.0/16", printable(text))
 }
 
 // nothingListed refuses a list that isolation makes void: a person who wrote
@@ -62,7 +106,7 @@ func parseOutgoing(text string) (Outgoing, error) {
 		return rule, err
 	}
 	if prefix != "" {
-		if rule.Prefix, err = parsePrefix(prefix); err != nil {
+		if rule.Prefix, err = parseDestination(prefix); err != nil {
 			return rule, err
 		}
 	}
@@ -73,6 +117,16 @@ func parseOutgoing(text string) (Outgoing, error) {
 	rule.Protocol = protocol
 	rule.First, rule.Last, err = parsePorts(ports)
 	return rule, err
+}
+
+// parseDestination refuses the loopback addresses: they would not mean the
+// host's, as whoever writes them may think.
+func parseDestination(text string) (string, error) {
+	prefix, err := parsePrefix(text)
+	if err == nil && netip.MustParsePrefix(prefix).Addr().IsLoopback() {
+		return "", fmt.Errorf("%s is the sandbox's own loopback, which needs no entry; the host's is never reached", printable(text))
+	}
+	return prefix, err
 }
 
 // cutAddress splits "ADDRESS:REST" and "[ADDRESS]:REST"; without an address
@@ -161,8 +215,16 @@ func parsePort(text string) (uint16, error) {
 	return uint16(port), nil
 }
 
+// maxIncoming caps the published ports: each takes two descriptors, which all
+// travel in one message.
+const maxIncoming = 64
+
 func (d *decoder) incoming(n *node, net *Network) {
 	net.Incoming = nil
+	if len(n.items) > maxIncoming {
+		d.errorf(n, "has %d entries, more than %d", len(n.items), maxIncoming)
+		return
+	}
 	taken := map[Incoming]*node{}
 	d.each(n, func(item *node) {
 		text, ok := d.plainText(item)

@@ -193,6 +193,11 @@ func TestParseRefusesValues(t *testing.T) {
 		{"network: {isolated: false, allow_outgoing: [%s]}", "'[::ffff:10.0.0.1]:80' '[::ffff:10.0.0.0/104]:80'", "is IPv4 written as IPv6"},
 		{"network: {isolated: false, allow_outgoing: [%s]}", "'[fe80::1%eth0]:80'", "names an interface of the host"},
 		{"network: {isolated: false, allow_outgoing: [%s]}", "':443'", "the address before the colon is missing"},
+		{"network: {isolated: false, address_range: %s}", "10.0.0.0 x 'fd00::/64' 10.200.0.0/20/1", "is no IPv4 range"},
+		{"network: {isolated: false, address_range: %s}", "10.0.0.1/24 10.200.1.0/20", "has bits set behind the prefix"},
+		{"network: {isolated: false, address_range: %s}", "10.0.0.0/8 10.0.0.0/29", "must have a length from /12 to /28"},
+		{"network: {isolated: false, address_range: %s}", "8.8.8.0/24 169.254.0.0/16 127.0.0.0/24 172.0.0.0/12 192.0.0.0/15", "is not private"},
+		{"network: {isolated: false, allow_outgoing: [%s]}", "127.0.0.1:80 127.0.0.0/8:80 127.5.0.0/16:1-9 '[::1]:80'", "is the sandbox's own loopback"},
 		{"network: {isolated: false, allow_incoming: [%s]}", "0 65536 http 80-90 8080/tcp 0.0.0.0 ':80' 10.0.0.0/8:80 localhost:80", ""},
 	}
 	for _, tt := range tests {
@@ -292,7 +297,7 @@ func TestEncodeRoundTrips(t *testing.T) {
 		{"all allowed", "syscalls: {default_deny: false}\n"},
 		{"unlimited", "resources: {cpu_shares: unlimited, memory_limit_bytes: unlimited, pids_limit: unlimited, block_io_limit: unlimited, session_timeout_seconds: \"unlimited\"}\n"},
 		{"limits", "resources: {cpu_shares: 0.001, memory_limit_bytes: 16777217, pids_limit: 1, block_io_limit: 1025Bps, session_timeout_seconds: 1}\n"},
-		{"network", "network: {isolated: false, allow_outgoing: [443, \"53/udp\", 8000-8100/tcp, 10.1.0.0/16:5432, \"[fd00::/8]:443\", \"[fd00::1]:53/udp\", 10.0.0.1:1-2], allow_incoming: [80, 0.0.0.0:80, \"[::]:8080\"]}\n"},
+		{"network", "network: {isolated: false, allow_outgoing: [443, \"53/udp\", 8000-8100/tcp, 10.1.0.0/16:5432, \"[fd00::/8]:443\", \"[fd00::1]:53/udp\", 10.0.0.1:1-2], allow_incoming: [80, 0.0.0.0:80, \"[::]:8080\"], address_range: 10.9.0.0/24}\n"},
 		{"strings", "environment: {set: {A: \"\\n x\\t\\u2028\\e \", B: '', C: 'null', y: '0777', NO: '~'}, pass: [TZ]}\ncommand: ['- a', \"\\r\\n\", '%h $HOME $$', '&x']\n"},
 		{"flags", "syscalls: {allow: [read, \"unshare:CLONE_NEWUSER|CLONE_NEWNET|CLONE_NEWUSER\", \"clone:CLONE_NEWPID\"]}\n"},
 		{"binds", "filesystem: {immutable_paths: [/usr, {host_path: /a, sandbox_path: /b, optional: true}], output_paths: [{host_path: /c, mode: read-write, optional: true}, /d], workspace: read-write}\n"},
@@ -354,7 +359,7 @@ func TestParseMergesParents(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(p.Name, p.Description, p.Resources.Memory, p.Resources.Tasks, p.Syscalls.Allow, p.Syscalls.Deny, p.Network, p.Environment)
-	want := "my{67108864 false} {0 true} [openat] [bpf ptrace umount2] {false [] []} {map[A:a B:c] []}"
+	want := "my{67108864 false} {0 true} [openat] [bpf ptrace umount2] {false [] [] } {map[A:a B:c] []}"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -382,6 +387,20 @@ func TestParseMergesParents(t *testing.T) {
 	}
 }
 
+// Isolating what one extends is one word: the parent's lists are void.
+func TestParseIsolatesAnOpenParent(t *testing.T) {
+	find := func(string) (string, []byte, error) {
+		return "open.yaml", []byte("network: {isolated: false, allow_outgoing: [443], allow_incoming: [80], address_range: 10.9.0.0/24}\n"), nil
+	}
+	p, err := parse("my", "my.yaml", []byte("extends: open\nnetwork: {isolated: true}\n"), find)
+	if err != nil || !p.Network.Isolated || len(p.Network.Outgoing)+len(p.Network.Incoming) != 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err = parse("my", "my.yaml", []byte("extends: open\nnetwork: {isolated: false}\n"), find); err != nil || len(p.Network.Outgoing) != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 func TestParseRefusesBrokenParents(t *testing.T) {
 	find := func(name string) (string, []byte, error) {
 		contents := map[string]string{
@@ -399,7 +418,7 @@ func TestParseRefusesBrokenParents(t *testing.T) {
 	for _, tt := range []struct{ yaml, want string }{
 		{"extends: loop\n", "back.yaml:1:10: extends: extends itself: my.yaml → loop.yaml → back.yaml → loop.yaml"},
 		{"extends: broken\nresources: {pids_limit: 5}\n", "broken.yaml:2:15: resources.pids_limit: must be a whole number"},
-		{"extends: open\nnetwork: {isolated: true}\n", "open.yaml:1:44: network.allow_outgoing: contradicts network.isolated: true (my.yaml:2:21)"},
+		{"extends: open\nnetwork: {isolated: true, allow_incoming: [80]}\n", "my.yaml:2:43: network.allow_incoming: contradicts network.isolated: true (my.yaml:2:21)"},
 		{"extends: deep\n", "deepxxxxxxx.yaml:1:10: extends: more than 8 profiles extend each other"},
 		{"extends: empty\n", "empty.yaml:1:1: is empty"},
 	} {

@@ -174,6 +174,9 @@ type Network struct {
 	Isolated bool // loopback only; then both lists are empty
 	Outgoing []Outgoing
 	Incoming []Incoming
+	// AddressRange is the IPv4 prefix that the sandbox's address is taken
+	// from, "10.200.0.0/20"; empty: an unused one of this machine.
+	AddressRange string
 }
 
 // Outgoing allows one destination.
