@@ -17,10 +17,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 20
 
 .PHONY: build
-build: ## bin/purple and bin/purple-init
+build: ## bin/purple and its two helpers
 	@test/deps.sh build
 	CGO_ENABLED=1 $(GO) build -trimpath -o bin/purple ./cmd/purple
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/purple-init ./cmd/purple-init
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/purple-net ./cmd/purple-net
 	chmod go-w bin bin/*
 
 .PHONY: demo
@@ -85,6 +86,7 @@ fuzz: ## each fuzz target for half a minute
 install: build ## into $(DESTDIR)$(PREFIX)
 	install -D -m 0755 bin/purple $(DESTDIR)$(PREFIX)/bin/purple
 	install -D -m 0755 bin/purple-init $(DESTDIR)$(PREFIX)/libexec/purple/purple-init
+	install -D -m 0755 bin/purple-net $(DESTDIR)$(PREFIX)/libexec/purple/purple-net
 
 .PHONY: clean
 clean: ## remove bin/

@@ -66,14 +66,6 @@ func (b *builder) unsupported(key, feature, why, hint string) error {
 	return &UnsupportedError{Where: b.p.Where(key), Feature: feature, Why: why, Hint: hint}
 }
 
-func (b *builder) network() error {
-	if b.p.Network.Isolated {
-		return nil
-	}
-	return b.unsupported("network.isolated", "network.isolated: false",
-		"this version of Purple cannot filter a network, and it never leaves one open", "set `network.isolated: true`")
-}
-
 // namespaces says what cannot be planned: purple-init refuses to run what it
 // cannot compare.
 func (b *builder) namespaces() error {
@@ -133,6 +125,9 @@ func (b *builder) files() error {
 	b.file("/etc/group", fmt.Sprintf("%s:x:%d:\nnogroup:x:65534:\n", name, id.GID))
 	b.file("/etc/hosts", "127.0.0.1 localhost "+hostname+"\n::1 localhost "+hostname+"\n")
 	b.file("/etc/hostname", hostname+"\n")
+	if b.plan.Network != nil {
+		b.file("/etc/resolv.conf", b.resolvConf())
+	}
 	// The host's may name daemons whose sockets are not here.
 	b.file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n")
 	return nil

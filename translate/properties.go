@@ -8,8 +8,8 @@ import (
 	"github.com/purple-sandbox/purple/policies"
 )
 
-// execCommand is one element of ExecStart, a(sasb).
-type execCommand struct {
+// ExecCommand is one element of ExecStart and its like, a(sasb).
+type ExecCommand struct {
 	Path          string
 	Argv          []string
 	IgnoreFailure bool
@@ -65,7 +65,7 @@ var rows = []row{
 	// under that name, which its own unit files do not have. At the next
 	// daemon-reload the unit then is a bad one, and its limits are gone.
 	{name: "ExecStart", why: "the command itself never stands in a property", value: func(b *builder) (any, []string) {
-		return []execCommand{{Path: b.c.InitPath, Argv: []string{b.c.InitPath}}}, []string{quoteWord(b.c.InitPath)}
+		return []ExecCommand{{Path: b.c.InitPath, Argv: []string{b.c.InitPath}}}, []string{quoteWord(b.c.InitPath)}
 	}},
 	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
@@ -74,7 +74,12 @@ var rows = []row{
 	{name: "CollectMode", why: "nothing is left of a failed run", value: fixed("inactive-or-failed")},
 	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("kill")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
-	{name: "PrivateNetwork", key: "network.isolated", value: fixed(true)},
+	{name: "PrivateNetwork", key: keyIsolated, value: func(b *builder) (any, []string) {
+		if !b.p.Network.Isolated {
+			return nil, nil // NetworkNamespacePath=, of a namespace that run makes
+		}
+		return true, []string{"yes"}
+	}},
 	{name: "CPUQuotaPerSecUSec", file: "CPUQuota", key: keyCPU, value: func(b *builder) (any, []string) {
 		l := b.p.Resources.CPU
 		if l.Unlimited {

@@ -45,7 +45,7 @@ func (p Property) cause() Line {
 	return l
 }
 
-var sections = []string{"unit", "mounts", "sandbox"}
+var sections = []string{"unit", "network", "mounts", "sandbox"}
 
 // Text is the plan for a reader.
 func (p *Plan) Text() string {

@@ -42,6 +42,7 @@ type Plan struct {
 	Unit       string
 	Properties []Property
 	Spec       spec.Spec // without Filter and Command.Path, which need the machine
+	Network    *Network  // nil: isolated
 	Warnings   []policies.Warning
 
 	sandbox []Line // what purple-init does, in words

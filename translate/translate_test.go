@@ -113,13 +113,18 @@ func TestBuildRefuses(t *testing.T) {
 	writable := func(dir string) func(*Command, *host.Facts) {
 		return func(c *Command, _ *host.Facts) { c.Workspace = dir }
 	}
+	routeTo := func(texts ...string) func(*Command, *host.Facts) {
+		return func(_ *Command, h *host.Facts) { h.Network.Taken = prefixes(texts...) }
+	}
 	cases := []struct {
 		name, text  string
 		change      func(*Command, *host.Facts)
 		want        string
 		unsupported bool
 	}{
-		{"filtered network", "name: x\nnetwork:\n  isolated: false\n  allow_outgoing: [443]\n", nil, "full.yaml:3:3", true},
+		{"address range in use", "name: x\nnetwork:\n  isolated: false\n  address_range: 10.1.0.0/16\n", routeTo("10.1.2.0/24"), "full.yaml:4:3: network.address_range: 10.1.0.0/16 overlaps 10.1.2.0/24", false},
+		{"address range of a destination", "name: x\nnetwork:\n  isolated: false\n  address_range: 10.1.0.0/16\n  allow_outgoing: [10.0.0.0/8:80]\n", nil, "overlaps 10.0.0.0/8", false},
+		{"no address range left", "name: x\nnetwork:\n  isolated: false\n", routeTo("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), "cannot find an unused private address range", false},
 		{"no memory controller", full, without("memory"), "resources.memory_limit_bytes", true},
 		{"no pids controller", full, without("pids"), "resources.pids_limit", true},
 		{"no cpu controller", full, without("cpu"), "resources.cpu_shares", true},
@@ -186,22 +191,27 @@ func TestGoldens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, got := range map[string]string{
-		"plan.txt": plan.Text(), "plan.json": string(json), "plan.service": plan.UnitFile(), "sudo-hybrid.txt": sudo.Text(),
-	} {
-		file := filepath.Join("testdata", name)
-		if *update {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
+	golden(t, "plan.txt", []byte(plan.Text()))
+	golden(t, "plan.json", json)
+	golden(t, "plan.service", []byte(plan.UnitFile()))
+	golden(t, "sudo-hybrid.txt", []byte(sudo.Text()))
+}
+
+// golden compares with a file of testdata, which -update rewrites.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got != string(want) {
-			t.Errorf("%s differs (rewrite with -update and look at the change); got:\n%s", file, got)
-		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s differs (rewrite with -update and look at the change); got:\n%s", file, got)
 	}
 }
 

@@ -12,14 +12,17 @@ const module = "github.com/purple-sandbox/purple/"
 // layers are what each package may import of this module: the table of
 // docs/architecture.md. A package that is not in it is a mistake.
 var layers = map[string][]string{
-	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/host", "internal/spec"},
+	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/host", "internal/network", "internal/ruleset", "internal/spec"},
 	"cmd/purple-init":   {"internal/confine", "internal/spec"},
+	"cmd/purple-net":    {"internal/network", "internal/ruleset"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
-	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/spec"},
+	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/ruleset", "internal/spec"},
 	"translate/seccomp": {"policies", "policies/syscalls"},
 	"units":             {},
 	"internal/host":     {"internal/spec"},
+	"internal/network":  {"internal/ruleset"},
+	"internal/ruleset":  {},
 	"internal/spec":     {},
 	"internal/confine":  {"internal/spec"},
 	"test/probe":        {},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ neither root nor systemd; what only root can know is said in it.`,
 		},
 	}
 	req.addFlags(cmd)
-	cmd.Flags().StringVar(&format, "format", "text", "text, json, unit (a unit file) or seccomp (the filter)")
+	cmd.Flags().StringVar(&format, "format", "text", "text, json, unit (a unit file), seccomp (the filter) or nft (the ruleset)")
 	return cmd
 }
 
@@ -35,7 +36,7 @@ func (a *app) plan(req request, format string) error {
 	}
 	print, ok := planFormats[format]
 	if !ok {
-		return fmt.Errorf("cannot print the plan as %q: the formats are text, json, unit and seccomp", format)
+		return fmt.Errorf("cannot print the plan as %q: the formats are text, json, unit, seccomp and nft", format)
 	}
 	p, err := a.prepare(req)
 	if err != nil {
@@ -62,5 +63,11 @@ var planFormats = map[string]func(*prepared) (string, error){
 			return "", err
 		}
 		return program.Listing(), nil
+	},
+	"nft": func(p *prepared) (string, error) {
+		if p.plan.Network == nil {
+			return "", errors.New("cannot print a ruleset: the network is isolated, there is nothing to filter")
+		}
+		return p.plan.Network.Rules.Text(), nil
 	},
 }

@@ -73,7 +73,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
 		return nil, err
 	}
-	facts, err := host.Probe(hostPaths(policy, command))
+	facts, err := probe(policy, command)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,16 @@ func (a *app) prepare(req request) (*prepared, error) {
 		return nil, err
 	}
 	return &prepared{plan: plan, filter: filter}, nil
+}
+
+// probe examines what the plan depends on, of the network only where one is
+// asked for.
+func probe(policy *policies.Policy, command translate.Command) (host.Facts, error) {
+	facts, err := host.Probe(hostPaths(policy, command))
+	if err == nil && !policy.Network.Isolated {
+		facts.Network, err = host.ProbeNetwork()
+	}
+	return facts, err
 }
 
 // compileFilter compiles beside everything else; the result is waited for.
@@ -134,10 +144,10 @@ func (a *app) command(req request) (translate.Command, error) {
 	if c.Invoker, err = invoker(); err != nil {
 		return c, err
 	}
-	c.InitPath, err = initPath()
+	c.InitPath, err = helperPath("purple-init")
 	if err != nil && req.planOnly {
 		// A plan can be made where purple is not installed, as in CI.
-		c.InitPath, err = packagedInit, nil
+		c.InitPath, err = filepath.Join(packagedHelpers, "purple-init"), nil
 	}
 	return c, err
 }
@@ -260,21 +270,21 @@ func invoker() (translate.Invoker, error) {
 	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username, Home: u.HomeDir}, nil
 }
 
-// packagedInit is where a package puts purple-init; the directory of purple is
-// looked at first.
-const packagedInit = "/usr/libexec/purple/purple-init"
+// packagedHelpers is where a package puts purple-init and purple-net; the
+// directory of purple is looked at first.
+const packagedHelpers = "/usr/libexec/purple"
 
-// initPath finds purple-init and makes sure that nobody but root could have
-// written it: systemd executes it as root.
-func initPath() (string, error) {
+// helperPath finds a program of Purple's and makes sure that nobody but root
+// could have written it: systemd executes it as root.
+func helperPath(program string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("cannot find purple-init: %w", err)
+		return "", fmt.Errorf("cannot find %s: %w", program, err)
 	}
 	if self, err = filepath.EvalSymlinks(self); err != nil {
-		return "", fmt.Errorf("cannot find purple-init: %w", err)
+		return "", fmt.Errorf("cannot find %s: %w", program, err)
 	}
-	for _, name := range []string{filepath.Join(filepath.Dir(self), "purple-init"), packagedInit} {
+	for _, name := range []string{filepath.Join(filepath.Dir(self), program), filepath.Join(packagedHelpers, program)} {
 		var st unix.Stat_t
 		if err := unix.Lstat(name, &st); err != nil {
 			continue
@@ -284,7 +294,7 @@ func initPath() (string, error) {
 		}
 		return name, nil
 	}
-	return "", fmt.Errorf("cannot find purple-init beside %q or at %q; is purple installed completely?", self, packagedInit)
+	return "", fmt.Errorf("cannot find %s beside %q or in %q; is purple installed completely?", program, self, packagedHelpers)
 }
 
 // hostPaths are those whose facts the plan depends on.

@@ -57,7 +57,11 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
-	s, err := start(ctx, manager, p)
+	network, err := makeUplink(p.plan)
+	if err != nil {
+		return err
+	}
+	s, err := start(ctx, manager, p, network)
 	if err != nil {
 		return err
 	}
@@ -93,13 +97,14 @@ type session struct {
 // start asks systemd for the unit and sends the spec. The unit's standard
 // input is the control socket: a descriptor that only systemd and the unit
 // ever hold, so there is no name to connect to and no peer to check.
-func start(ctx context.Context, manager *units.Manager, p *prepared) (*session, error) {
+func start(ctx context.Context, manager *units.Manager, p *prepared, network *uplink) (*session, error) {
+	defer network.close()
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs))
+	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -108,6 +113,10 @@ func start(ctx context.Context, manager *units.Manager, p *prepared) (*session, 
 	if err := s.sendSpec(p); err != nil {
 		conn.Close()
 		return nil, errors.Join(err, unit.Kill(ctx))
+	}
+	if err := s.connect(ctx, network); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	return s, nil
 }
@@ -163,11 +172,20 @@ func (a *app) detach(ctx context.Context, s *session) error {
 	return nil
 }
 
-// properties are the plan's, and the control socket as standard input.
-func properties(plan *translate.Plan, socket *os.File) []units.Property {
+// properties are the plan's, and what exists only now: the control socket as
+// standard input, and the network namespace.
+func properties(plan *translate.Plan, socket *os.File, network *uplink) []units.Property {
 	var all []units.Property
-	for _, p := range plan.Properties {
-		all = append(all, units.Property{Name: p.Name, Value: dbus.MakeVariant(p.Value)})
+	add := func(name string, value any) {
+		all = append(all, units.Property{Name: name, Value: dbus.MakeVariant(value)})
 	}
-	return append(all, units.Property{Name: "StandardInputFileDescriptor", Value: dbus.MakeVariant(dbus.UnixFD(socket.Fd()))})
+	for _, p := range plan.Properties {
+		add(p.Name, p.Value)
+	}
+	add("StandardInputFileDescriptor", dbus.UnixFD(socket.Fd()))
+	if network != nil {
+		add("NetworkNamespacePath", network.Path())
+		add("ExecStopPost", network.cleanup())
+	}
+	return all
 }

@@ -53,6 +53,9 @@ func (s *supervisor) run() (int, error) {
 	if err := requireForeign(s.spec.ManagerNamespaces, unitNamespaces...); err != nil {
 		return 0, &StepError{Step: "verify the unit's namespaces", Err: err, Status: spec.StatusRefused}
 	}
+	if err := s.announceNetwork(); err != nil {
+		return 0, &StepError{Step: "verify the network namespace", Err: err, Status: spec.StatusRefused}
+	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := s.startInit(); err != nil {
@@ -241,9 +244,14 @@ func (s *supervisor) release() error {
 	if err := expect(m, spec.Ready); err != nil {
 		return err
 	}
+	listeners, err := s.awaitNetwork()
+	if err != nil {
+		return err
+	}
 	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return err
 	}
+	publish(listeners, s.spec.Published)
 	m, _, err = s.down.Recv()
 	if err != nil {
 		return fmt.Errorf("the sandbox's init is gone: %w", err)

@@ -23,6 +23,9 @@ type Facts struct {
 	// Paths tells, for each host path that the plan asked about, what is there.
 	Paths map[string]PathFact
 
+	// Network is filled by ProbeNetwork, for a plan with a filtered network only.
+	Network Network
+
 	PageSize int
 	Arch     string // GOARCH
 }

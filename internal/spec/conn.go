@@ -17,13 +17,15 @@ type MessageKind string
 // The messages. Down is from purple to the supervisor and on to the init of
 // the sandbox; up is the way back.
 const (
-	Start    MessageKind = "start"    // down; descriptors: the spec, then the standard streams
-	UserNS   MessageKind = "userns"   // supervisor to init; descriptor: the namespace that maps idmapped mounts
-	Go       MessageKind = "go"       // supervisor to init: everything read back, execute the command
-	Signal   MessageKind = "signal"   // down: send Signal to the command's process group
-	StopAll  MessageKind = "stop-all" // supervisor to init: send Signal to every process of the sandbox
-	Continue MessageKind = "continue" // down: continue the stopped command, in the foreground
+	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
+	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
+	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
+	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
+	Signal    MessageKind = "signal"    // down: send Signal to the command's process group
+	StopAll   MessageKind = "stop-all"  // supervisor to init: send Signal to every process of the sandbox
+	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
+	Alive   MessageKind = "alive"   // supervisor to purple: the unit runs in its network namespace, link it
 	Ready   MessageKind = "ready"   // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
@@ -47,8 +49,9 @@ type Message struct {
 // descriptor.
 const maxMessage = 16 << 10
 
-// maxDescriptors is the most that one message carries: the spec and three streams.
-const maxDescriptors = 4
+// maxDescriptors is the most that one message carries: listening sockets, of
+// which a policy asks for two a published port. The kernel takes 253.
+const maxDescriptors = 128
 
 // Conn is one end of a control socket: SOCK_SEQPACKET, so that a message is
 // never half-read and the peer's end is seen.

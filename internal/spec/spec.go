@@ -4,7 +4,7 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 1
+const Version = 2
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default, base64 adds a third.
@@ -33,6 +33,13 @@ type Spec struct {
 
 	// Capabilities is the mask that the command keeps; bit n is capability n.
 	Capabilities uint64
+	// NetworkNamespace is the inode number of the network namespace that
+	// purple made for the run; 0: one of the manager's, with loopback only.
+	NetworkNamespace uint64
+	// Published are the ports of the sandbox, one for each listening socket
+	// that comes with the message Connected.
+	Published []uint16
+
 	// UnprivilegedPortStart is written to the network namespace's
 	// net.ipv4.ip_unprivileged_port_start when the policy adds
 	// CAP_NET_BIND_SERVICE: the namespace is Purple's, so the capability

@@ -1,0 +1,49 @@
+// Command purple-net removes what the network of a run has left on the host.
+// systemd calls it at the end of the unit (ExecStopPost=), whatever has become
+// of purple; it is not meant to be called by hand.
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/purple-sandbox/purple/internal/network"
+	"golang.org/x/sys/unix"
+)
+
+// The main goroutine keeps the main thread: a network namespace is entered by
+// one thread.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "purple-net: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) != 3 || args[0] != "disconnect" {
+		return fmt.Errorf("usage: purple-net disconnect UNIT PORT; purple calls it itself")
+	}
+	if err := enterManagersNamespace(); err != nil {
+		return err
+	}
+	return network.Disconnect(args[1], args[2])
+}
+
+// enterManagersNamespace leaves the sandbox's network namespace, in which
+// systemd starts every process of the unit, for the manager's.
+func enterManagersNamespace() error {
+	const name = "/proc/1/ns/net"
+	ns, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("cannot open the host's network namespace: %w", err)
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("cannot enter %q: %w", name, err)
+	}
+	return nil
+}

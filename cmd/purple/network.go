@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/purple-sandbox/purple/internal/network"
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/translate"
+)
+
+// uplink is the network of a run, as far as purple has made it.
+type uplink struct {
+	*network.Namespace
+	unit      string
+	helper    string     // purple-net
+	listeners []*os.File // of the published ports, one for each of spec.Published
+}
+
+// makeUplink makes the network that a plan asks for, nil where it isolates.
+// Nothing of the host is changed, but the published ports are taken from here on.
+func makeUplink(plan *translate.Plan) (*uplink, error) {
+	want := plan.Network
+	if want == nil {
+		return nil, nil
+	}
+	helper, err := helperPath("purple-net")
+	if err != nil {
+		return nil, err
+	}
+	u := &uplink{unit: plan.Unit, helper: helper}
+	if err := u.listen(plan, want.Published); err != nil {
+		u.close()
+		return nil, err
+	}
+	if u.Namespace, err = network.New(networkConfig(plan)); err != nil {
+		u.close()
+		return nil, err
+	}
+	if plan.Spec.NetworkNamespace, err = u.Inode(); err != nil {
+		u.close()
+		return nil, err
+	}
+	return u, nil
+}
+
+func networkConfig(plan *translate.Plan) network.Config {
+	want := plan.Network
+	c := network.Config{
+		Unit: plan.Unit, Rules: want.Rules, Range4: want.Range4, Range6: want.Range6, MTU: want.MTU, Routes: want.Routes,
+	}
+	for _, d := range want.ToHost {
+		c.ToHost = append(c.ToHost, network.Destination(d))
+	}
+	return c
+}
+
+// listen opens the published ports on the host: one that is taken is an error
+// now and not a surprise later.
+func (u *uplink) listen(plan *translate.Plan, published []translate.Published) error {
+	for _, p := range published {
+		for _, addr := range p.Addresses {
+			f, err := listenTCP(netip.AddrPortFrom(addr, p.Port))
+			if err != nil {
+				return fmt.Errorf("cannot publish port %d (%s): %w", p.Port, p.Key, err)
+			}
+			u.listeners = append(u.listeners, f)
+			plan.Spec.Published = append(plan.Spec.Published, p.Port)
+		}
+	}
+	return nil
+}
+
+// listenTCP listens on exactly one address: [::] is not 0.0.0.0 as well.
+func listenTCP(addr netip.AddrPort) (*os.File, error) {
+	protocol := "tcp4"
+	if addr.Addr().Is6() {
+		protocol = "tcp6"
+	}
+	listener, err := net.ListenTCP(protocol, net.TCPAddrFromAddrPort(addr))
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	return listener.File()
+}
+
+func (u *uplink) close() {
+	if u == nil {
+		return
+	}
+	if u.Namespace != nil {
+		u.Namespace.Close()
+	}
+	for _, f := range u.listeners {
+		f.Close()
+	}
+}
+
+// connect links the namespace once the unit's first process is in it, and lets
+// that go on. From then on the unit holds all of it.
+func (s *session) connect(ctx context.Context, u *uplink) error {
+	if u == nil {
+		return nil
+	}
+	m, _, err := s.conn.Recv()
+	switch {
+	case err != nil:
+		return s.unexplained(ctx)
+	case m.Kind == spec.Failed:
+		return refusal(m)
+	case m.Kind != spec.Alive:
+		return fmt.Errorf("internal error: got the message %q instead of %q", m.Kind, spec.Alive)
+	}
+	err = u.Connect()
+	if err == nil {
+		err = s.conn.Send(spec.Message{Kind: spec.Connected}, u.descriptors()...)
+	}
+	if err != nil {
+		return s.abandon(ctx, u, err)
+	}
+	return nil
+}
+
+// cleanup is the command that systemd executes when the unit has ended, of the
+// type a(sasb).
+func (u *uplink) cleanup() []translate.ExecCommand {
+	return []translate.ExecCommand{{Path: u.helper, Argv: []string{u.helper, "disconnect", u.unit, u.Port()}}}
+}
+
+func (u *uplink) descriptors() []int {
+	var fds []int
+	for _, f := range u.listeners {
+		fds = append(fds, int(f.Fd()))
+	}
+	return fds
+}
+
+// abandon ends the unit after a failure. Its own clean-up may have come before
+// the last of what has to be cleaned.
+func (s *session) abandon(ctx context.Context, u *uplink, failure error) error {
+	killErr := s.unit.Kill(ctx)
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	<-s.watchUnit(ctx)
+	return errors.Join(failure, killErr, network.Disconnect(u.unit, u.Port()))
+}

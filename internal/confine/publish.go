@@ -1,0 +1,163 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPublished caps the connections of one listening socket; more wait in its
+// queue.
+const maxPublished = 256
+
+// publish serves the published ports. The sockets listen in the host's network
+// namespace, and this process connects in the sandbox's: nothing is routed from
+// one to the other, and no rule of either has to let it in.
+//
+// The command sees every peer as its own loopback address.
+func publish(listeners []int, ports []uint16) {
+	for i, fd := range listeners {
+		listener, err := pollable(fd)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "purple: cannot publish port %d: %v\n", ports[i], err)
+			continue
+		}
+		go serve(listener, ports[i])
+	}
+}
+
+// pollable makes a socket's descriptor a file whose calls wait without a thread.
+func pollable(fd int) (*os.File, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+func serve(listener *os.File, port uint16) {
+	slots := make(chan struct{}, maxPublished)
+	for {
+		slots <- struct{}{}
+		outside, err := accept(listener)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "purple: cannot publish port %d any more: %v\n", port, err)
+			return
+		}
+		go func() {
+			join(outside, port)
+			<-slots
+		}()
+	}
+}
+
+// accept waits for a connection. What went wrong with one that is gone already
+// is no error of the listener (accept(2)).
+func accept(listener *os.File) (*os.File, error) {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	var acceptErr error
+	err = raw.Read(func(l uintptr) bool {
+		for {
+			fd, _, acceptErr = unix.Accept4(int(l), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if acceptErr != unix.ECONNABORTED && acceptErr != unix.EINTR {
+				return acceptErr != unix.EAGAIN
+			}
+		}
+	})
+	if err = errors.Join(err, acceptErr); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "connection"), nil
+}
+
+// join joins a connection from outside with one to the command's own port.
+func join(outside *os.File, port uint16) {
+	defer outside.Close()
+	inside, err := connectInside(port)
+	if err != nil {
+		// A reset, not an orderly end: nobody was there.
+		_ = control(outside, func(fd int) error {
+			return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		})
+		return
+	}
+	defer inside.Close()
+	done := make(chan struct{})
+	go func() {
+		pass(inside, outside)
+		close(done)
+	}()
+	pass(outside, inside)
+	<-done
+}
+
+// connectInside finds a server on either loopback address, where one that
+// listens on all addresses is found too.
+func connectInside(port uint16) (*os.File, error) {
+	conn, err := connect(unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}})
+	if err != nil {
+		conn, err = connect(unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: [16]byte{15: 1}})
+	}
+	return conn, err
+}
+
+func connect(family int, to unix.Sockaddr) (*os.File, error) {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Connect(fd, to)
+	conn := os.NewFile(uintptr(fd), "connection")
+	if err == unix.EINPROGRESS {
+		err = awaitConnected(conn)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// awaitConnected waits until the socket can be written to (connect(2),
+// EINPROGRESS).
+func awaitConnected(conn *os.File) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = raw.Write(func(fd uintptr) bool {
+		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if result = err; err == nil && errno != 0 {
+			result = syscall.Errno(errno)
+		}
+		_, peerErr := unix.Getpeername(int(fd))
+		return result != nil || peerErr == nil
+	})
+	return errors.Join(err, result)
+}
+
+// pass copies one direction until its end, and passes that on. An error means
+// that one side is gone, which the other direction sees as well.
+func pass(to, from *os.File) {
+	_, _ = io.Copy(to, from)
+	_ = control(to, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
+}
+
+// control calls f with the descriptor, which the file keeps.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = raw.Control(func(fd uintptr) { result = f(int(fd)) })
+	return errors.Join(err, result)
+}

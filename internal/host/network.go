@@ -1,0 +1,209 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Bridge is Purple's own bridge, to which every networked sandbox is a port.
+const Bridge = "purple0"
+
+// Network is what a plan with a filtered network needs to know of the machine.
+type Network struct {
+	// Addresses are those of all interfaces, loopback left out, sorted.
+	Addresses []netip.Addr
+	// Taken are the prefixes that have a route, and so are in use; without
+	// default routes and without Purple's own bridge.
+	Taken []netip.Prefix
+	// BridgeAddresses are those of Purple's bridge, with its prefixes; none
+	// while there is no networked sandbox.
+	BridgeAddresses []netip.Prefix
+	// MTU is the smallest of the interfaces with a default route; 0: none has one.
+	MTU int
+	// IPv6: the kernel has it, and it is not turned off.
+	IPv6 bool
+	DNS  DNS
+}
+
+// DNS is the machine's configuration of its resolver (resolv.conf(5)).
+type DNS struct {
+	File string // where it was read
+	// Resolvers are the name servers that a sandbox can reach.
+	Resolvers []netip.Addr
+	// Unreachable are those that it cannot: on the host's own loopback, or
+	// with an interface of the host's in their name.
+	Unreachable []string
+	// Lines are those of search and options, as they are.
+	Lines []string
+}
+
+// ProbeNetwork examines the network of the calling thread's namespace.
+func ProbeNetwork() (Network, error) {
+	var n Network
+	steps := []func(*Network) error{probeAddresses, probeRoutes, probeResolver}
+	for _, step := range steps {
+		if err := step(&n); err != nil {
+			return Network{}, err
+		}
+	}
+	return n, nil
+}
+
+func probeAddresses(n *Network) error {
+	bridge := -1
+	if link, err := netlink.LinkByName(Bridge); err == nil {
+		bridge = link.Attrs().Index
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("cannot list the machine's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		prefix, ok := toPrefix(a.IPNet)
+		if !ok {
+			continue
+		}
+		n.IPv6 = n.IPv6 || prefix.Addr().Is6()
+		if prefix.Addr().IsLoopback() {
+			continue
+		}
+		n.Addresses = append(n.Addresses, prefix.Addr())
+		if a.LinkIndex == bridge && !prefix.Addr().IsLinkLocalUnicast() {
+			n.BridgeAddresses = append(n.BridgeAddresses, prefix)
+		}
+	}
+	slices.SortFunc(n.Addresses, netip.Addr.Compare)
+	n.Addresses = slices.Compact(n.Addresses)
+	return nil
+}
+
+func toPrefix(ipnet *net.IPNet) (netip.Prefix, bool) {
+	if ipnet == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(ipnet.IP)
+	ones, bits := ipnet.Mask.Size()
+	if !ok || bits == 0 {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(addr.Unmap(), ones), true
+}
+
+// probeRoutes looks at the main table: what other tables send elsewhere is in
+// use by somebody who chose so, and has its addresses in it all the same.
+func probeRoutes(n *Network) error {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("cannot list the machine's routes: %w", err)
+	}
+	mtus := map[int]int{}
+	for _, r := range routes {
+		prefix, ok := toPrefix(r.Dst)
+		if !ok || prefix.Bits() == 0 {
+			if err := n.limitMTU(r.LinkIndex, mtus); err != nil {
+				return err
+			}
+			continue
+		}
+		own := slices.ContainsFunc(n.BridgeAddresses, func(p netip.Prefix) bool { return p.Masked() == prefix.Masked() })
+		if !own {
+			n.Taken = append(n.Taken, prefix.Masked())
+		}
+	}
+	return nil
+}
+
+// limitMTU takes an interface with a default route into account.
+func (n *Network) limitMTU(index int, known map[int]int) error {
+	if index == 0 || known[index] != 0 {
+		return nil
+	}
+	link, err := netlink.LinkByIndex(index)
+	var gone netlink.LinkNotFoundError
+	if errors.As(err, &gone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot examine interface %d: %w", index, err)
+	}
+	known[index] = link.Attrs().MTU
+	if n.MTU == 0 || known[index] < n.MTU {
+		n.MTU = known[index]
+	}
+	return nil
+}
+
+// The files of resolv.conf(5). systemd-resolved answers on a loopback address,
+// to which no sandbox gets; where it asks itself stands in a file of its own
+// (systemd-resolved.service(8)).
+const (
+	resolverFile = "/etc/resolv.conf"
+	resolvedFile = "/run/systemd/resolve/resolv.conf"
+)
+
+// resolvedStubs are the addresses of systemd-resolved.
+var resolvedStubs = []string{"127.0.0.53", "127.0.0.54"}
+
+func probeResolver(n *Network) error {
+	dns, err := readResolver(resolverFile)
+	if err != nil {
+		return err
+	}
+	stub := slices.ContainsFunc(dns.Unreachable, func(s string) bool { return slices.Contains(resolvedStubs, s) })
+	if stub {
+		behind, err := readResolver(resolvedFile)
+		if err != nil {
+			return err
+		}
+		if len(behind.Resolvers) > 0 {
+			dns = behind
+		}
+	}
+	n.DNS = dns
+	return nil
+}
+
+func readResolver(name string) (DNS, error) {
+	data, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return DNS{File: name}, nil
+	}
+	if err != nil {
+		return DNS{}, fmt.Errorf("cannot read the machine's resolvers: %w", err)
+	}
+	return parseResolver(name, string(data)), nil
+}
+
+func parseResolver(name, text string) DNS {
+	dns := DNS{File: name}
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		switch words[0] {
+		case "nameserver":
+			dns.add(words[1])
+		case "search", "domain", "options":
+			dns.Lines = append(dns.Lines, strings.Join(words, " "))
+		}
+	}
+	return dns
+}
+
+func (d *DNS) add(text string) {
+	addr, err := netip.ParseAddr(text)
+	addr = addr.Unmap()
+	if err != nil || addr.IsLoopback() || addr.IsUnspecified() || addr.Zone() != "" || addr.IsLinkLocalUnicast() {
+		d.Unreachable = append(d.Unreachable, text)
+		return
+	}
+	d.Resolvers = append(d.Resolvers, addr)
+}

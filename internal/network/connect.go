@@ -1,0 +1,403 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// connectSteps are the host's part. The masquerading and the filter stand
+// before the link is up.
+var connectSteps = []step{
+	{"make the bridge", (*Namespace).makeBridge},
+	{"load the host's rules", (*Namespace).addHostRules},
+	{"let the host forward", (*Namespace).forward},
+	{"connect the sandbox to the bridge", (*Namespace).plug},
+}
+
+// Connect links the namespace to the rest of the world. It is called when the
+// unit's first process is there, so that ExecStopPost= undoes it, whatever
+// becomes of this process.
+func (n *Namespace) Connect() error {
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock.Close()
+	for _, s := range connectSteps {
+		if err := s.run(n); err != nil {
+			return fmt.Errorf("cannot %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// makeBridge makes the bridge, or adds this run's ranges to the one that is there.
+func (n *Namespace) makeBridge() error {
+	bridge, err := n.host.LinkByName(Bridge)
+	if isGone(err) {
+		bridge, err = n.newBridge()
+	}
+	if err != nil {
+		return err
+	}
+	if bridge.Type() != "bridge" {
+		return fmt.Errorf("%q is a %s of somebody else's; rename it", Bridge, bridge.Type())
+	}
+	for _, family := range n.config.families() {
+		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(address(family, gateway), family.Bits())), Flags: unix.IFA_F_NODAD}
+		if err := n.host.AddrAdd(bridge, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("cannot add the address %s: %w", addr.IPNet, err)
+		}
+	}
+	return nil
+}
+
+func (n *Namespace) newBridge() (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = Bridge, bridgeMAC, n.config.MTU
+	snooping := false
+	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	if err := n.host.LinkAdd(bridge); err != nil {
+		return nil, err
+	}
+	if err := n.quietHostLink(bridge); err != nil {
+		return nil, err
+	}
+	return bridge, n.host.LinkSetUp(bridge)
+}
+
+// quietHostLink keeps the host from having a link-local address on a link to a
+// sandbox: services of the host would listen there.
+func (n *Namespace) quietHostLink(link netlink.Link) error {
+	if !n.config.Range6.IsValid() {
+		return nil
+	}
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE of <linux/if_link.h>
+	if err := n.host.LinkSetIP6AddrGenMode(link, none); err != nil {
+		return fmt.Errorf("cannot turn off link-local addresses of %q: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// plug makes the link's end a port of the bridge: one that reaches the host and
+// no other port, learns nothing and gets nothing that is not meant for it.
+func (n *Namespace) plug() error {
+	port, err := n.host.LinkByName(n.port)
+	if err != nil {
+		return err
+	}
+	bridge, err := n.host.LinkByName(Bridge)
+	if err != nil {
+		return err
+	}
+	if err := n.quietHostLink(port); err != nil {
+		return err
+	}
+	if err := n.host.LinkSetMaster(port, bridge); err != nil {
+		return fmt.Errorf("cannot make %q a port: %w", n.port, err)
+	}
+	if err := n.shieldPort(port); err != nil {
+		return err
+	}
+	if err := n.host.LinkSetUp(port); err != nil {
+		return fmt.Errorf("cannot bring up %q: %w", n.port, err)
+	}
+	return n.introduce(port, bridge)
+}
+
+func (n *Namespace) shieldPort(port netlink.Link) error {
+	if err := n.host.LinkSetIsolated(port, true); err != nil {
+		return fmt.Errorf("cannot isolate %q: %w", n.port, err)
+	}
+	if err := n.host.LinkSetLearning(port, false); err != nil {
+		return fmt.Errorf("cannot turn off the learning of %q: %w", n.port, err)
+	}
+	if err := n.host.LinkSetFlood(port, false); err != nil {
+		return fmt.Errorf("cannot turn off the flooding of %q: %w", n.port, err)
+	}
+	return nil
+}
+
+// introduce tells the bridge, and the host, where the sandbox is.
+func (n *Namespace) introduce(port, bridge netlink.Link) error {
+	mac := sandboxMAC(n.number)
+	entry := &netlink.Neigh{
+		LinkIndex: port.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP | netlink.NUD_PERMANENT,
+		Flags: netlink.NTF_MASTER, HardwareAddr: mac,
+	}
+	if err := n.host.NeighSet(entry); err != nil {
+		return fmt.Errorf("cannot set the forwarding entry of %q: %w", n.port, err)
+	}
+	for _, addr := range n.addresses() {
+		neighbour := &netlink.Neigh{LinkIndex: bridge.Attrs().Index, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac}
+		if err := n.host.NeighSet(neighbour); err != nil {
+			return fmt.Errorf("cannot set the neighbour %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// addresses are the sandbox's own.
+func (n *Namespace) addresses() []netip.Addr {
+	var out []netip.Addr
+	for _, family := range n.config.families() {
+		out = append(out, address(family, gateway+n.number))
+	}
+	return out
+}
+
+// forward turns forwarding on where the sandbox's packets come in and where the
+// answers do.
+func (n *Namespace) forward() error {
+	uplinks, err := n.uplinks()
+	if err != nil {
+		return err
+	}
+	s := sysctls{dir: sysctlDir}
+	if err := s.forward4(append(uplinks[unix.AF_INET], Bridge)); err != nil {
+		return err
+	}
+	// Without a way out in IPv6 nothing of the host's IPv6 is changed.
+	if len(uplinks[unix.AF_INET6]) > 0 && n.config.Range6.IsValid() {
+		if err := s.forward6(append(uplinks[unix.AF_INET6], Bridge)); err != nil {
+			return err
+		}
+	}
+	return n.guardRouter(s)
+}
+
+// uplinks are the interfaces, for each family, that lead to a destination that
+// the policy allows: those of default routes, and of what it names.
+func (n *Namespace) uplinks() (map[int][]string, error) {
+	found := map[int][]string{}
+	add := func(family, index int) {
+		link, err := n.host.LinkByIndex(index)
+		if err != nil || link.Attrs().Flags&unix.IFF_LOOPBACK != 0 || link.Attrs().Name == Bridge {
+			return
+		}
+		if !slices.Contains(found[family], link.Attrs().Name) {
+			found[family] = append(found[family], link.Attrs().Name)
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := n.host.RouteList(nil, family)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the routes: %w", err)
+		}
+		for _, r := range routes {
+			if isDefault(r) {
+				for _, index := range outInterfaces(r) {
+					add(family, index)
+				}
+			}
+		}
+	}
+	for _, dst := range n.config.Routes {
+		routes, err := n.host.RouteGet(dst.AsSlice())
+		if err != nil {
+			continue // nothing leads there, as the command will be told
+		}
+		for _, r := range routes {
+			add(familyOf(dst), r.LinkIndex)
+		}
+	}
+	return found, nil
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+func outInterfaces(r netlink.Route) []int {
+	if len(r.MultiPath) == 0 {
+		return []int{r.LinkIndex}
+	}
+	var out []int
+	for _, hop := range r.MultiPath {
+		out = append(out, hop.LinkIndex)
+	}
+	return out
+}
+
+// Uplinks are the interfaces through which the namespace's packets will leave
+// the host, for what examines the host's firewall.
+func (n *Namespace) Uplinks() (ipv4, ipv6 []string, err error) {
+	found, err := n.uplinks()
+	return found[unix.AF_INET], found[unix.AF_INET6], err
+}
+
+// addHostRules adds this run to the host's table, which it makes if need be.
+func (n *Namespace) addHostRules() error {
+	c, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	exists, err := hasHostTable(c)
+	if err != nil {
+		return err
+	}
+	h := newHostTable(c)
+	if !exists {
+		if err := h.create(); err != nil {
+			return err
+		}
+	}
+	if err := h.addRun(n.runName(), n.addresses(), n.config.ToHost); err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
+// runName names what the host's table has of this run: its port's number.
+func (n *Namespace) runName() string { return n.port }
+
+// guardRouter keeps the host from becoming a router for others: it forwards
+// now, but between the bridge and the rest only.
+func (n *Namespace) guardRouter(s sysctls) error {
+	c, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	if err := newHostTable(c).guard(s); err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
+func hasHostTable(c *nftables.Conn) (bool, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("cannot list the tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == hostTableName }), nil
+}
+
+// Disconnect undoes what Connect has done for a run, and when there is no other
+// one left, all of it. It may be called more than once, for a run that never
+// was connected, and when its namespace is gone already.
+func Disconnect(unit, port string) error {
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock.Close()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("cannot ask the kernel about the network: %w", err)
+	}
+	defer h.Close()
+	if err := removePort(h, unit, port); err != nil {
+		return err
+	}
+	used, err := usedNumbers(h)
+	if err != nil {
+		return err
+	}
+	if len(used) == 0 {
+		return removeAll(h)
+	}
+	return removeGone(h, used)
+}
+
+// removePort removes the run's link, unless its name is another run's by now.
+func removePort(h *netlink.Handle, unit, port string) error {
+	link, err := h.LinkByName(port)
+	if isGone(err) || (err == nil && link.Attrs().Alias != unit) {
+		return nil
+	}
+	if err == nil {
+		err = h.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("cannot remove %q: %w", port, err)
+	}
+	return nil
+}
+
+// removeAll removes the host's part: nobody needs it any more.
+func removeAll(h *netlink.Handle) error {
+	c, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	undo := sysctls{dir: sysctlDir}.restore()
+	exists, err := hasHostTable(c)
+	if err != nil {
+		return err
+	}
+	if exists {
+		c.DelTable(newHostTable(c).table)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("cannot remove the host's rules: %w", err)
+		}
+	}
+	bridge, err := h.LinkByName(Bridge)
+	if err == nil {
+		err = h.LinkDel(bridge)
+	}
+	if err != nil && !isGone(err) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("cannot remove %q: %w", Bridge, err)
+	}
+	return undo
+}
+
+// removeGone removes what the host's table and the bridge still have of runs
+// whose port is gone: this one, and any that had no end of its own.
+func removeGone(h *netlink.Handle, used map[int]bool) error {
+	c, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	exists, err := hasHostTable(c)
+	if err != nil || !exists {
+		return err
+	}
+	ports := map[string]bool{}
+	for number := range used {
+		ports[portName(number)] = true
+	}
+	gone, err := newHostTable(c).removeRuns(ports)
+	if err != nil {
+		return err
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("cannot remove a run from the host's rules: %w", err)
+	}
+	return removeNeighbours(h, gone)
+}
+
+func removeNeighbours(h *netlink.Handle, addrs []netip.Addr) error {
+	bridge, err := h.LinkByName(Bridge)
+	if err != nil {
+		return err
+	}
+	for _, addr := range addrs {
+		err := h.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: addr.AsSlice()})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot remove the neighbour %s: %w", addr, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device is the sandbox's end of the link.
+const device = "eth0"
+
+// link makes the pair of interfaces. The name of the host's end holds the
+// number from which the addresses follow, so the kernel itself makes sure that
+// no two sandboxes have the same.
+func (n *Namespace) link() error {
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock.Close()
+	used, err := usedNumbers(n.host)
+	if err != nil {
+		return err
+	}
+	if n.number, err = firstFree(used, capacity(n.config.Range4)); err != nil {
+		return fmt.Errorf("%s: %w", n.config.Range4, err)
+	}
+	n.port = portName(n.number)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = n.port, n.config.MTU
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: device, PeerMTU: uint32(n.config.MTU),
+		PeerHardwareAddr: sandboxMAC(n.number), PeerNamespace: netlink.NsFd(n.file.Fd()),
+	}
+	if err := n.host.LinkAdd(veth); err != nil {
+		return fmt.Errorf("cannot make %q: %w", n.port, err)
+	}
+	// Whose it is, for the administrator and for Disconnect.
+	if err := n.host.LinkSetAlias(veth, n.config.Unit); err != nil {
+		return fmt.Errorf("cannot name the owner of %q: %w", n.port, err)
+	}
+	return nil
+}
+
+func portName(number int) string { return Bridge + "-" + strconv.Itoa(number) }
+
+// usedNumbers are those of the ports that exist.
+func usedNumbers(h *netlink.Handle) (map[int]bool, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
+	}
+	used := map[int]bool{}
+	for _, l := range links {
+		text, ok := strings.CutPrefix(l.Attrs().Name, Bridge+"-")
+		if number, err := strconv.Atoi(text); ok && err == nil {
+			used[number] = true
+		}
+	}
+	return used, nil
+}
+
+func firstFree(used map[int]bool, capacity int) (int, error) {
+	for number := 1; number <= capacity; number++ {
+		if !used[number] {
+			return number, nil
+		}
+	}
+	return 0, fmt.Errorf("all %d addresses are in use", capacity)
+}
+
+// families are the ranges in use, each with its default route.
+func (c Config) families() []netip.Prefix {
+	if c.Range6.IsValid() {
+		return []netip.Prefix{c.Range4, c.Range6}
+	}
+	return []netip.Prefix{c.Range4}
+}
+
+// configure brings the namespace's two interfaces up. The address is a single
+// one, and all else is behind the bridge: no other sandbox is on the link.
+func (n *Namespace) configure() error {
+	loopback, err := n.own.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := n.own.LinkSetUp(loopback); err != nil {
+		return fmt.Errorf("cannot bring up \"lo\": %w", err)
+	}
+	link, err := n.own.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	if err := n.keepQuiet(link); err != nil {
+		return err
+	}
+	if err := n.own.LinkSetUp(link); err != nil {
+		return fmt.Errorf("cannot bring up %q: %w", device, err)
+	}
+	for _, family := range n.config.families() {
+		if err := n.addAddress(link, family); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepQuiet keeps the kernel from sending by itself: neither router
+// solicitations nor a link-local address, which would be announced.
+func (n *Namespace) keepQuiet(link netlink.Link) error {
+	if !n.config.Range6.IsValid() {
+		return nil
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/accept_ra", []byte("0"), 0); err != nil {
+		return fmt.Errorf("cannot turn off router advertisements: %w", err)
+	}
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE of <linux/if_link.h>
+	if err := n.own.LinkSetIP6AddrGenMode(link, none); err != nil {
+		return fmt.Errorf("cannot turn off link-local addresses: %w", err)
+	}
+	return nil
+}
+
+func (n *Namespace) addAddress(link netlink.Link, family netip.Prefix) error {
+	own, via := address(family, gateway+n.number), address(family, gateway)
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(own, own.BitLen())), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
+	if err := n.own.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("cannot add the address %s: %w", own, err)
+	}
+	// So that nobody has to be asked for the bridge's address: neighbour
+	// solicitations would have to be let out.
+	neighbour := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: via.AsSlice(), HardwareAddr: bridgeMAC}
+	if err := n.own.NeighSet(neighbour); err != nil {
+		return fmt.Errorf("cannot set the neighbour %s: %w", via, err)
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+	if err := n.own.RouteAdd(route); err != nil {
+		return fmt.Errorf("cannot add the default route via %s: %w", via, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// isGone tells that there is no such link.
+func isGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone)
+}
