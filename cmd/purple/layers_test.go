@@ -19,6 +19,7 @@ var layers = map[string][]string{
 	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/spec"},
 	"translate/seccomp": {"policies", "policies/syscalls"},
 	"units":             {},
+	"internal/firewall": {},
 	"internal/host":     {"internal/spec"},
 	"internal/spec":     {},
 	"internal/confine":  {"internal/spec"},
