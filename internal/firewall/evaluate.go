@@ -35,9 +35,11 @@ const (
 	Established State = "established"
 )
 
-// Flow is the packets that are looked at. Of what is left empty nothing is
-// known, and a rule that asks for it may match. It is taken for granted that
-// nobody redirects the flow (DNAT).
+// Flow is the packets that are looked at: those of one direction, so a
+// connection is two of them. Of what is left empty nothing is known, and a
+// rule that asks for it may match. The interface on the sandbox's side has to
+// be named, which is In, or Out of replies: the remedies name it. It is taken
+// for granted that nobody redirects the flow (DNAT).
 type Flow struct {
 	Hook        Hook
 	In, Out     string // interfaces; Out is not looked at with Input

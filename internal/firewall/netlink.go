@@ -151,9 +151,13 @@ func appendText(b []byte, kind uint16, s string) []byte {
 	return append(b, make([]byte, 1+align(length)-length)...)
 }
 
+// wrap says what could not be read, unless it is worth another attempt.
 func wrap(what string, err error) error {
-	if err == nil || err == errChanged {
+	switch err {
+	case nil, errChanged:
 		return err
+	case unix.ENOENT:
+		return errChanged // what was listed is gone
 	}
 	return fmt.Errorf("cannot read the %s of nftables: %w", what, err)
 }

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -84,7 +85,10 @@ var families = []uint8{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6, unix.NFPROTO_INET}
 
 // attempts are made at reading rules that somebody changes meanwhile: a
 // daemon that starts up changes them a hundred times within a second.
-const attempts = 5
+const (
+	attempts = 5
+	pause    = 20 * time.Millisecond
+)
 
 // Read takes the rules of the calling thread's network namespace from the
 // kernel. It needs CAP_NET_ADMIN there, starts no process, and takes a few
@@ -95,6 +99,7 @@ func Read() (Ruleset, error) {
 		if !errors.Is(err, errChanged) {
 			return r, err
 		}
+		time.Sleep(pause)
 	}
 	return Ruleset{}, fmt.Errorf("cannot read the rules of nftables: %w", errChanged)
 }

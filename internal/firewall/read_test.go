@@ -206,7 +206,7 @@ func TestRules(t *testing.T) {
 		{`rt classid 1`, "maybe"},
 		// An expression that is not understood writes the register that
 		// the one before it has compared.
-		{`meta l4proto tcp socket transparent 6`, "maybe"},
+		{`meta l4proto tcp rt classid 1`, "maybe"},
 		{`ip daddr . tcp dport { 203.0.113.1 . 443 }`, "yes"},
 		{`ip daddr . tcp dport { 203.0.113.0/24 . 1-1000 }`, "maybe"},
 		{`tcp flags syn`, "maybe"},
