@@ -20,6 +20,7 @@ var layers = map[string][]string{
 	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/ruleset", "internal/spec"},
 	"translate/seccomp": {"policies", "policies/syscalls"},
 	"units":             {},
+	"internal/firewall": {},
 	"internal/host":     {"internal/spec"},
 	"internal/network":  {"internal/ruleset"},
 	"internal/ruleset":  {},
