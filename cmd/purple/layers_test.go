@@ -13,7 +13,7 @@ const module = "github.com/purple-sandbox/purple/"
 // docs/architecture.md. A package that is not in it is a mistake.
 var layers = map[string][]string{
 	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/host", "internal/spec"},
-	"cmd/purple-init":   {"internal/confine", "internal/spec"},
+	"cmd/purple-init":   {"internal/confine", "internal/spec", "journal"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
 	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/spec"},
@@ -21,7 +21,8 @@ var layers = map[string][]string{
 	"units":             {},
 	"internal/host":     {"internal/spec"},
 	"internal/spec":     {},
-	"internal/confine":  {"internal/spec"},
+	"internal/confine":  {"internal/spec", "journal"},
+	"journal":           {},
 	"test/probe":        {},
 }
 
