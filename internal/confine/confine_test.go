@@ -291,6 +291,7 @@ func TestImports(t *testing.T) {
 		"github.com/purple-sandbox/purple/cmd/purple-init",
 		"github.com/purple-sandbox/purple/internal/confine",
 		"github.com/purple-sandbox/purple/internal/spec",
+		"github.com/purple-sandbox/purple/journal",
 		"golang.org/x/sys/unix",
 	}
 	got := strings.Fields(string(out))
