@@ -34,7 +34,7 @@ test: lint test-unit test-native test-vm-bookworm test-vm-trixie ## everything t
 
 .PHONY: lint
 lint: build ## gofmt, go vet, the layers
-	@unformatted=$$(gofmt -l cmd internal policies translate units test); \
+	@unformatted=$$(gofmt -l cmd internal journal policies translate units test); \
 	if [[ $$unformatted ]]; then echo "gofmt these: $$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags integration ./test/...
@@ -81,12 +81,16 @@ fuzz: ## each fuzz target for half a minute
 	$(GO) test ./policies -run '^$$' -fuzz FuzzParse -fuzztime 30s -fuzzminimizetime 1x
 	$(GO) test ./internal/spec -run '^$$' -fuzz FuzzDecodeMessage -fuzztime 30s
 	$(GO) test ./translate -run '^$$' -fuzz FuzzBuild -fuzztime 30s
+	$(GO) test ./internal/confine -run '^$$' -fuzz FuzzParsePacket -fuzztime 30s
+	$(GO) test ./internal/confine -run '^$$' -fuzz FuzzParseLogged -fuzztime 30s
+	$(GO) test ./journal -run '^$$' -fuzz FuzzFromFields -fuzztime 30s
 
 .PHONY: install
 install: build ## into $(DESTDIR)$(PREFIX)
 	install -D -m 0755 bin/purple $(DESTDIR)$(PREFIX)/bin/purple
 	install -D -m 0755 bin/purple-init $(DESTDIR)$(PREFIX)/libexec/purple/purple-init
 	install -D -m 0755 bin/purple-net $(DESTDIR)$(PREFIX)/libexec/purple/purple-net
+	install -D -m 0644 packaging/purple.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/purple.catalog
 
 .PHONY: clean
 clean: ## remove bin/

@@ -12,8 +12,8 @@ const module = "github.com/purple-sandbox/purple/"
 // layers are what each package may import of this module: the table of
 // docs/architecture.md. A package that is not in it is a mistake.
 var layers = map[string][]string{
-	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/host", "internal/network", "internal/ruleset", "internal/spec"},
-	"cmd/purple-init":   {"internal/confine", "internal/spec"},
+	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/firewall", "internal/host", "internal/network", "internal/ruleset", "internal/spec"},
+	"cmd/purple-init":   {"internal/confine", "internal/spec", "journal"},
 	"cmd/purple-net":    {"internal/network", "internal/ruleset"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
@@ -25,7 +25,8 @@ var layers = map[string][]string{
 	"internal/network":  {"internal/ruleset"},
 	"internal/ruleset":  {},
 	"internal/spec":     {},
-	"internal/confine":  {"internal/spec"},
+	"internal/confine":  {"internal/spec", "journal"},
+	"journal":           {},
 	"test/probe":        {},
 }
 

@@ -21,7 +21,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var children = map[string]func([]string) int{"write-only": writeOnlyChild, "signals": signalsChild}
+var children = map[string]func([]string) int{
+	"write-only": writeOnlyChild, "signals": signalsChild,
+	"denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
+}
 
 func inChild(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -288,6 +291,7 @@ func TestImports(t *testing.T) {
 		"github.com/purple-sandbox/purple/cmd/purple-init",
 		"github.com/purple-sandbox/purple/internal/confine",
 		"github.com/purple-sandbox/purple/internal/spec",
+		"github.com/purple-sandbox/purple/journal",
 		"golang.org/x/sys/unix",
 	}
 	got := strings.Fields(string(out))

@@ -1,0 +1,186 @@
+// Package journal is Purple's audit: typed events to and from journal fields.
+//
+// An event is worth what the journal's own fields say of its sender. Whoever
+// reaches the journal's socket can send the same fields, so a reader asks for
+// _SYSTEMD_UNIT= (which journald sets, and a sandbox cannot reach the socket),
+// never for PURPLE_UNIT= alone.
+package journal
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+)
+
+// The message ids: random, and never changed. packaging/purple.catalog
+// explains each.
+const (
+	ConnectionDeniedID = "4adb36f80d634d419606d46fd1fc1346"
+	DenialsSummaryID   = "ef3d949366f741fbadc434105a31f941"
+)
+
+// The fields of Purple's own. docs/audit.md has the same list.
+const (
+	FieldEvent        = "PURPLE_EVENT"
+	FieldUnit         = "PURPLE_UNIT"
+	FieldProfile      = "PURPLE_PROFILE"
+	FieldRunID        = "PURPLE_RUN_ID"
+	FieldProtocol     = "PURPLE_PROTOCOL"
+	FieldSource       = "PURPLE_SOURCE"
+	FieldDestination  = "PURPLE_DESTINATION"
+	FieldPort         = "PURPLE_PORT"
+	FieldICMPType     = "PURPLE_ICMP_TYPE"
+	FieldCount        = "PURPLE_COUNT"
+	FieldTotal        = "PURPLE_TOTAL"
+	FieldLost         = "PURPLE_LOST"
+	FieldUnreadable   = "PURPLE_UNREADABLE"
+	FieldOthers       = "PURPLE_OTHERS"
+	FieldDestinations = "PURPLE_DESTINATIONS"
+)
+
+// The fields that every program's messages have (systemd.journal-fields(7)).
+const (
+	fieldMessage      = "MESSAGE"
+	fieldMessageID    = "MESSAGE_ID"
+	fieldPriority     = "PRIORITY"
+	fieldIdentifier   = "SYSLOG_IDENTIFIER"
+	fieldInvocationID = "INVOCATION_ID"
+)
+
+const (
+	// The unit's SyslogIdentifier=, so that one filter finds both.
+	identifier = "purple-init"
+	// Warning. journald limits the rate for each unit and group of priorities;
+	// the command's output is in another group, so it cannot use up the audit's.
+	priority = "4"
+)
+
+// Field is one field of a journal entry.
+type Field struct{ Name, Value string }
+
+// Event is one of the types below.
+type Event interface {
+	id() string
+	name() string
+	message() string
+	own() []Field
+}
+
+// Run is the run that an event is of.
+type Run struct {
+	Unit    string // "purple-web-0123abcd.service"
+	Profile string
+	RunID   string // "0123abcd"
+}
+
+func (r Run) fields() []Field {
+	return []Field{{FieldUnit, r.Unit}, {FieldProfile, r.Profile}, {FieldRunID, r.RunID}}
+}
+
+// ConnectionDenied is what the network rules have refused to one destination,
+// from the start of the run on: of several events for one destination, the
+// last one counts.
+type ConnectionDenied struct {
+	Run
+	Protocol    string // "tcp", "udp", "icmp", …, or its number: "47"
+	Source      netip.Addr
+	Destination netip.Addr
+	Port        uint16 // of the destination; 0: none, or not readable
+	ICMPType    uint8
+	Count       uint64 // packets: each try of a TCP connection, each datagram
+}
+
+func (ConnectionDenied) id() string   { return ConnectionDeniedID }
+func (ConnectionDenied) name() string { return "connection-denied" }
+
+func (e ConnectionDenied) own() []Field {
+	fields := append(e.fields(),
+		Field{FieldProtocol, e.Protocol},
+		Field{FieldSource, e.Source.String()},
+		Field{FieldDestination, e.Destination.String()},
+	)
+	switch {
+	case e.hasICMPType():
+		fields = append(fields, Field{FieldICMPType, decimal(uint64(e.ICMPType))})
+	case e.hasPort():
+		fields = append(fields, Field{FieldPort, decimal(uint64(e.Port))})
+	}
+	return append(fields, Field{FieldCount, decimal(e.Count)})
+}
+
+func (e ConnectionDenied) hasICMPType() bool { return e.Protocol == "icmp" || e.Protocol == "icmpv6" }
+
+func (e ConnectionDenied) hasPort() bool {
+	switch e.Protocol {
+	case "tcp", "udp", "udplite", "sctp", "dccp":
+		return true
+	}
+	return false
+}
+
+func (e ConnectionDenied) message() string {
+	what := ""
+	switch {
+	case e.hasICMPType():
+		what = fmt.Sprintf(" type %d", e.ICMPType)
+	case e.hasPort():
+		what = fmt.Sprintf(" port %d", e.Port)
+	}
+	text := fmt.Sprintf("Denied %s to %s%s", e.Protocol, e.Destination, what)
+	if e.Count > 1 {
+		text += fmt.Sprintf(", %d times so far", e.Count)
+	}
+	return text
+}
+
+// DenialsSummary ends the events of a run's network. Its Total is exact.
+type DenialsSummary struct {
+	Run
+	Total uint64 // packets refused, all of the following included
+	// Lost were refused and counted by the kernel, but came faster than they
+	// could be read: their destinations are not known.
+	Lost uint64
+	// Unreadable had no IP header that could be understood.
+	Unreadable uint64
+	// Others went to destinations beyond those told one by one.
+	Others uint64
+	// Destinations is how many were told one by one.
+	Destinations uint64
+}
+
+func (DenialsSummary) id() string   { return DenialsSummaryID }
+func (DenialsSummary) name() string { return "connections-denied-total" }
+
+func (e DenialsSummary) own() []Field {
+	return append(e.fields(),
+		Field{FieldTotal, decimal(e.Total)},
+		Field{FieldLost, decimal(e.Lost)},
+		Field{FieldUnreadable, decimal(e.Unreadable)},
+		Field{FieldOthers, decimal(e.Others)},
+		Field{FieldDestinations, decimal(e.Destinations)},
+	)
+}
+
+func (e DenialsSummary) message() string {
+	text := fmt.Sprintf("Denied packets in this run: %d; destinations: %d", e.Total, e.Destinations)
+	if e.Others > 0 {
+		text += fmt.Sprintf("; to further destinations: %d", e.Others)
+	}
+	if unknown := e.Lost + e.Unreadable; unknown > 0 {
+		text += fmt.Sprintf("; to destinations not known: %d", unknown)
+	}
+	return text
+}
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// Fields are the journal's fields for the event, MESSAGE first.
+func Fields(e Event) []Field {
+	return append([]Field{
+		{fieldMessage, escape(e.message())},
+		{fieldMessageID, e.id()},
+		{fieldPriority, priority},
+		{fieldIdentifier, identifier},
+		{FieldEvent, e.name()},
+	}, e.own()...)
+}

@@ -1,0 +1,300 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+var run = Run{Unit: "purple-web-0123abcd.service", Profile: "web", RunID: "0123abcd"}
+
+func denied(protocol string, port uint16, icmpType uint8, count uint64) ConnectionDenied {
+	return ConnectionDenied{
+		Run: run, Protocol: protocol, Source: netip.MustParseAddr("10.9.0.2"),
+		Destination: netip.MustParseAddr("2001:db8::7"), Port: port, ICMPType: icmpType, Count: count,
+	}
+}
+
+var summary = DenialsSummary{Run: run, Total: 50012, Lost: 12, Unreadable: 1, Others: 300, Destinations: 256}
+
+// examples has every type of event, and every field.
+var examples = []Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary}
+
+func asMap(fields []Field) map[string]string {
+	m := map[string]string{}
+	for _, f := range fields {
+		m[f.Name] = f.Value
+	}
+	return m
+}
+
+func TestEventsComeBack(t *testing.T) {
+	for _, e := range examples {
+		fields := Fields(e)
+		m := asMap(fields)
+		if len(m) != len(fields) {
+			t.Errorf("a field twice in %v", fields)
+		}
+		got, err := FromFields(m)
+		if err != nil || got != e {
+			t.Errorf("got %+v, %v; want %+v", got, err, e)
+		}
+		if m["PRIORITY"] != "4" || m["SYSLOG_IDENTIFIER"] != "purple-init" || m["PURPLE_EVENT"] == "" {
+			t.Errorf("fields %v", m)
+		}
+	}
+}
+
+func TestMessages(t *testing.T) {
+	for want, e := range map[string]Event{
+		"Denied tcp to 2001:db8::7 port 443":                 denied("tcp", 443, 0, 1),
+		"Denied udp to 2001:db8::7 port 53, 14 times so far": denied("udp", 53, 0, 14),
+		"Denied icmpv6 to 2001:db8::7 type 128":              denied("icmpv6", 0, 128, 1),
+		"Denied 47 to 2001:db8::7":                           denied("47", 0, 0, 1),
+		`Denied \x1b]0;x\x07\x0a\xff\xe2\x80\xae to ::1`:     ConnectionDenied{Protocol: "\x1b]0;x\a\n\xff\u202e", Destination: netip.IPv6Loopback()},
+		"Denied packets in this run: 3; destinations: 2":     DenialsSummary{Total: 3, Destinations: 2},
+		"Denied packets in this run: 9; destinations: 1; to further destinations: 2; to destinations not known: 3": DenialsSummary{Total: 9, Destinations: 1, Others: 2, Lost: 2, Unreadable: 1},
+	} {
+		if got := Fields(e)[0]; got.Name != "MESSAGE" || got.Value != want {
+			t.Errorf("got %q, want %q", got.Value, want)
+		}
+	}
+}
+
+func TestFromFieldsRefuses(t *testing.T) {
+	cases := []struct{ name, value, want string }{
+		{"MESSAGE_ID", "", "not an event of Purple's"},
+		{"MESSAGE_ID", "fc2e22bc6ee647b6b90729ab34a250b1", "not an event of Purple's"},
+		{"PURPLE_COUNT", "-1", "PURPLE_COUNT"},
+		{"PURPLE_COUNT", "18446744073709551616", "out of range"},
+		{"PURPLE_PORT", "65536", "out of range"},
+		{"PURPLE_PORT", "https", "invalid syntax"},
+		{"PURPLE_DESTINATION", "example.com", "PURPLE_DESTINATION"},
+		{"PURPLE_DESTINATION", "fe80::1%\x1b[2J", "has a zone"},
+		{"PURPLE_PROTOCOL", "tcp\n", "is no protocol"},
+	}
+	for _, c := range cases {
+		m := asMap(Fields(examples[0]))
+		m[c.name] = c.value
+		if e, err := FromFields(m); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s=%q: %v, %v, want %q", c.name, c.value, e, err, c.want)
+		}
+	}
+	for _, e := range examples {
+		for _, f := range e.own() {
+			m := asMap(Fields(e))
+			delete(m, f.Name)
+			if _, err := FromFields(m); err == nil || !strings.Contains(err.Error(), f.Name+": the field is missing") {
+				t.Errorf("without %s: %v", f.Name, err)
+			}
+		}
+	}
+	if _, err := FromFields(nil); !errors.Is(err, ErrNotPurple) {
+		t.Errorf("nothing: %v", err)
+	}
+}
+
+func FuzzFromFields(f *testing.F) {
+	f.Add(ConnectionDeniedID, "tcp", "::1", "1")
+	f.Add(DenialsSummaryID, "", "", "18446744073709551615")
+	f.Fuzz(func(t *testing.T, id, protocol, address, number string) {
+		m := asMap(slices.Concat(examples[0].own(), summary.own()))
+		m["MESSAGE_ID"], m[FieldProtocol], m[FieldDestination], m[FieldCount], m[FieldTotal] = id, protocol, address, number, number
+		m[FieldICMPType] = number
+		e, err := FromFields(m)
+		if err != nil {
+			return
+		}
+		if again, err := FromFields(asMap(Fields(e))); err != nil || again != e {
+			t.Errorf("%+v became %+v, %v", e, again, err)
+		}
+	})
+}
+
+func TestEncode(t *testing.T) {
+	length := binary.LittleEndian.AppendUint64(nil, 4)
+	want := "A=x=y\nB_2\n" + string(length) + "a\nC=\nLAST=\n"
+	got, err := encode([]Field{{"A", "x=y"}, {"B_2", "a\nC="}, {"LAST", ""}})
+	if err != nil || string(got) != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	for _, name := range []string{"", "_UID", "1ST", "lower", "A-B", "A=B", "A\nB", "Ä", strings.Repeat("A", 65)} {
+		if _, err := encode([]Field{{name, "x"}}); err == nil {
+			t.Errorf("the name %q was accepted", name)
+		}
+	}
+	for _, e := range examples {
+		if _, err := encode(Fields(e)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// listener is a journal that only receives.
+func listener(t *testing.T) (*Writer, int) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "socket")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w, fd
+}
+
+func TestSend(t *testing.T) {
+	t.Setenv("INVOCATION_ID", "00112233445566778899aabbccddeeff")
+	w, fd := listener(t)
+	if err := w.Send(summary); err != nil {
+		t.Fatal(err)
+	}
+	want, err := encode(append(Fields(summary), Field{"INVOCATION_ID", "00112233445566778899aabbccddeeff"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1<<16)
+	n, err := unix.Read(fd, buf)
+	if err != nil || !bytes.Equal(buf[:n], want) {
+		t.Errorf("got %q, %v, want %q", buf[:n], err, want)
+	}
+}
+
+func TestSendLongEventsAsFile(t *testing.T) {
+	w, fd := listener(t)
+	long := summary
+	long.Profile = strings.Repeat("x", 1<<20)
+	if err := w.Send(long); err != nil {
+		t.Fatal(err)
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(fd, nil, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || n != 0 {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%v, %v", messages, err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fds[0]), "entry")
+	defer file.Close()
+	if seals, err := unix.FcntlInt(file.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_WRITE == 0 {
+		t.Errorf("seals %x, %v", seals, err)
+	}
+	info, err := file.Stat()
+	if err != nil || info.Size() < 1<<20 {
+		t.Errorf("size %v, %v", info.Size(), err)
+	}
+}
+
+func TestSendTellsOfFailure(t *testing.T) {
+	w, err := open(filepath.Join(t.TempDir(), "none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Send(summary); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no journal: %v", err)
+	}
+	// A journal that is stopped: its queue fills, and the wait is bounded.
+	w, _ = listener(t)
+	for range 10000 {
+		if err = w.Send(summary); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a full queue: %v", err)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func sorted(words []string) []string { slices.Sort(words); return slices.Compact(words) }
+
+func ids() (all []string) {
+	for _, e := range examples {
+		all = append(all, e.id())
+	}
+	return sorted(all)
+}
+
+// TestCatalog: each event has one entry, and each entry substitutes only
+// fields that its event always has.
+func TestCatalog(t *testing.T) {
+	entries := strings.Split("\n"+readFile(t, "../packaging/purple.catalog"), "\n-- ")[1:]
+	var explained []string
+	for _, entry := range entries {
+		id, text, _ := strings.Cut(entry, "\n")
+		explained = append(explained, id)
+		for _, want := range []string{"Subject: ", "Defined-By: Purple\n", "\n\n"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s has no %q", id, want)
+			}
+		}
+		for _, e := range examples {
+			if e.id() != id {
+				continue
+			}
+			for _, m := range regexp.MustCompile(`@(\w+)@`).FindAllStringSubmatch(text, -1) {
+				if _, ok := asMap(Fields(e))[m[1]]; !ok {
+					t.Errorf("%s: an event has no %s", id, m[1])
+				}
+			}
+		}
+	}
+	if want := ids(); len(entries) != len(want) || !slices.Equal(sorted(explained), want) {
+		t.Errorf("entries for %v, want %v", explained, want)
+	}
+}
+
+// TestDocumentedFields compares the table of docs/audit.md with the code.
+func TestDocumentedFields(t *testing.T) {
+	page := readFile(t, "../docs/audit.md")
+	var documented, have []string
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "| `PURPLE_") {
+			cell := strings.Split(line, "|")[1]
+			documented = append(documented, regexp.MustCompile(`PURPLE_\w+`).FindAllString(cell, -1)...)
+		}
+	}
+	for _, e := range examples {
+		if !strings.Contains(page, "| `"+e.name()+"` | `"+e.id()+"` |") {
+			t.Errorf("the page has no event %s", e.name())
+		}
+		have = append(have, FieldEvent)
+		for _, f := range e.own() {
+			have = append(have, f.Name)
+		}
+	}
+	if !slices.Equal(sorted(documented), sorted(have)) {
+		t.Errorf("documented %v, have %v", documented, have)
+	}
+}
