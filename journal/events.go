@@ -118,15 +118,20 @@ func (e ConnectionDenied) hasPort() bool {
 	return false
 }
 
-func (e ConnectionDenied) message() string {
-	what := ""
+// Flow is what was denied, in words: "tcp to 192.0.2.1 port 25".
+func (e ConnectionDenied) Flow() string {
+	text := fmt.Sprintf("%s to %s", e.Protocol, e.Destination)
 	switch {
 	case e.hasICMPType():
-		what = fmt.Sprintf(" type %d", e.ICMPType)
+		text += fmt.Sprintf(" type %d", e.ICMPType)
 	case e.hasPort():
-		what = fmt.Sprintf(" port %d", e.Port)
+		text += fmt.Sprintf(" port %d", e.Port)
 	}
-	text := fmt.Sprintf("Denied %s to %s%s", e.Protocol, e.Destination, what)
+	return text
+}
+
+func (e ConnectionDenied) message() string {
+	text := "Denied " + e.Flow()
 	if e.Count > 1 {
 		text += fmt.Sprintf(", %d times so far", e.Count)
 	}

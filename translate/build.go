@@ -29,6 +29,8 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 	b.plan.Spec = spec.Spec{
 		Version:               spec.Version,
 		Unit:                  b.plan.Unit,
+		Profile:               p.Name,
+		RunID:                 c.RunID,
 		Detach:                c.Detach,
 		ManagerNamespaces:     h.ManagerNamespaces,
 		Hostname:              hostname,
@@ -75,10 +77,15 @@ func (b *builder) namespaces() error {
 	return nil
 }
 
-// audit says what is not there yet. Nothing is weaker for it.
+// audit: denied connections are recorded. It says what is not there yet;
+// nothing is weaker for it.
 func (b *builder) audit() error {
 	if b.p.Audit.Enabled && b.p.Audit.LogPath != "" {
-		b.warn("audit.log_path", "this version records no denials and does not write %q", b.p.Audit.LogPath)
+		b.warn("audit.log_path", "this version does not write %q; what it records is in the journal", b.p.Audit.LogPath)
+	}
+	if b.plan.Network != nil && b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "network") {
+		b.plan.Spec.RecordDenied = true
+		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")
 	}
 	return nil
 }

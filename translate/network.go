@@ -304,6 +304,8 @@ func (r *rules) table() ruleset.Table {
 	t := ruleset.Table{Name: "purple"}
 	output := []ruleset.Rule{
 		accept("", ruleset.OutLoopback{}),
+		// The kernel's own, which nobody asked for: not the command's to answer for.
+		{Statements: []ruleset.Statement{ruleset.ListenerReport{}, ruleset.Drop{}}},
 		deny(ruleset.ForeignSource{}),
 		accept("", ruleset.Established{}),
 	}
@@ -320,7 +322,13 @@ func (r *rules) table() ruleset.Table {
 		}},
 		{Name: "forward", Hook: ruleset.Forward},
 		{Name: "output", Hook: ruleset.Output, Rules: output},
-		{Name: denied, Rules: []ruleset.Rule{{Statements: []ruleset.Statement{ruleset.Log{Group: DeniedGroup}, ruleset.Reject{}}}}},
+		// A TCP connection is reset: about an ICMP error the kernel thinks for
+		// a second when it comes while connect(2) is still at work.
+		{Name: denied, Rules: []ruleset.Rule{
+			{Statements: []ruleset.Statement{ruleset.Log{Group: DeniedGroup}}},
+			{Statements: []ruleset.Statement{ruleset.TCP{}, ruleset.Reset{}}},
+			{Statements: []ruleset.Statement{ruleset.Reject{}}},
+		}},
 	}
 	return t
 }

@@ -92,7 +92,7 @@ func verdict(t *testing.T, table ruleset.Table, to netip.Addr, protocol string, 
 
 func mismatch(table ruleset.Table, s ruleset.Statement, to netip.Addr, protocol string, port uint16) bool {
 	switch s := s.(type) {
-	case ruleset.OutLoopback, ruleset.ForeignSource, ruleset.Established:
+	case ruleset.OutLoopback, ruleset.ForeignSource, ruleset.Established, ruleset.ListenerReport:
 		return true
 	case ruleset.To:
 		return !s.Prefix.Contains(to)

@@ -55,6 +55,7 @@ type attachment struct {
 	relay *relay
 
 	exited  *spec.Message // how the command ended, from purple-init
+	denied  *spec.Denied  // what the network's rules refused; nil: nothing
 	failure error         // why the sandbox could not be made
 	ending  *ending       // how the unit ended, from systemd
 }
@@ -75,6 +76,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	if at.failure != nil {
 		return at.failure
 	}
+	a.explainDenied(s.plan.Unit, at.denied)
 	return s.status(at.exited, *at.ending)
 }
 
@@ -135,6 +137,8 @@ func (at *attachment) handle(e event) error {
 		return at.suspend()
 	case spec.Exited:
 		at.exited = &e.m
+	case spec.Refused:
+		at.denied = e.m.Denied
 	case spec.Failed:
 		at.failure = refusal(e.m)
 	}

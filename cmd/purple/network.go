@@ -23,7 +23,7 @@ type uplink struct {
 
 // makeUplink makes the network that a plan asks for, nil where it isolates.
 // Nothing of the host is changed, but the published ports are taken from here on.
-func makeUplink(plan *translate.Plan) (*uplink, error) {
+func (a *app) makeUplink(plan *translate.Plan) (*uplink, error) {
 	want := plan.Network
 	if want == nil {
 		return nil, nil
@@ -42,6 +42,10 @@ func makeUplink(plan *translate.Plan) (*uplink, error) {
 		return nil, err
 	}
 	if plan.Spec.NetworkNamespace, err = u.Inode(); err != nil {
+		u.close()
+		return nil, err
+	}
+	if err := a.checkFirewall(u); err != nil {
 		u.close()
 		return nil, err
 	}
@@ -148,4 +152,18 @@ func (s *session) abandon(ctx context.Context, u *uplink, failure error) error {
 	defer cancel()
 	<-s.watchUnit(ctx)
 	return errors.Join(failure, killErr, network.Disconnect(u.unit, u.Port()))
+}
+
+// explainDenied says at the end of a run what the network's rules refused.
+func (a *app) explainDenied(unit string, d *spec.Denied) {
+	if d == nil {
+		return
+	}
+	fmt.Fprintf(a.stderr, "purple: %s: %d packets were denied by network.allow_outgoing:\n", unit, d.Total)
+	for _, r := range d.Most {
+		fmt.Fprintf(a.stderr, "  %d × %s\n", r.Count, r.Destination)
+	}
+	if d.More > 0 {
+		fmt.Fprintf(a.stderr, "  and %d more destinations: journalctl -u %s\n", d.More, unit)
+	}
 }

@@ -57,7 +57,7 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
-	network, err := makeUplink(p.plan)
+	network, err := a.makeUplink(p.plan)
 	if err != nil {
 		return err
 	}

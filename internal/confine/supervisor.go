@@ -29,7 +29,8 @@ type supervisor struct {
 	down *spec.Conn // to the sandbox's init
 
 	initPID  int
-	stopping bool // the manager asked the unit to stop
+	stopping bool       // the manager asked the unit to stop
+	denied   *deniedLog // nil: nothing is recorded
 }
 
 // Supervise runs as the unit's main process; its standard input is the control
@@ -55,6 +56,9 @@ func (s *supervisor) run() (int, error) {
 	}
 	if err := s.announceNetwork(); err != nil {
 		return 0, &StepError{Step: "verify the network namespace", Err: err, Status: spec.StatusRefused}
+	}
+	if err := s.recordDenied(); err != nil {
+		return 0, &StepError{Step: "record denied connections", Err: err, Status: spec.StatusRefused}
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
@@ -352,6 +356,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
+		s.reportDenied()
 		return spec.ExitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)

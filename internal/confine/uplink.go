@@ -1,9 +1,14 @@
 package confine
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"os"
+	"slices"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 )
 
 // announceNetwork makes sure that this process is in the namespace that purple
@@ -41,4 +46,58 @@ func (s *supervisor) awaitNetwork() ([]int, error) {
 		return nil, fmt.Errorf("got %d listening sockets for %d ports", len(fds), len(s.spec.Published))
 	}
 	return fds, nil
+}
+
+// deniedLog turns what the rules refuse into events of the journal.
+type deniedLog struct {
+	*denials
+	journal *journal.Writer
+}
+
+// recordDenied begins to listen to the rules of the namespace. That needs the
+// privileges which this process drops soon, and the journal's socket, which no
+// process of the sandbox sees.
+func (s *supervisor) recordDenied() error {
+	if !s.spec.RecordDenied {
+		return nil
+	}
+	writer, err := journal.Open()
+	if err != nil {
+		return err
+	}
+	d, err := openDenials()
+	if err != nil {
+		return errors.Join(err, writer.Close())
+	}
+	d.start(journal.Run{Unit: s.spec.Unit, Profile: s.spec.Profile, RunID: s.spec.RunID}, writer.Send)
+	s.denied = &deniedLog{denials: d, journal: writer}
+	return nil
+}
+
+// reportDenied tells the journal and purple the final counts. The run has ended
+// and its status is known: what goes wrong here is said and changes nothing.
+func (s *supervisor) reportDenied() {
+	if s.denied == nil {
+		return
+	}
+	total, destinations, err := s.denied.end()
+	if err = errors.Join(err, s.denied.journal.Close()); err != nil {
+		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
+	}
+	if total.Total > 0 {
+		s.tell(spec.Message{Kind: spec.Refused, Denied: denied(total, destinations)})
+	}
+}
+
+func denied(total journal.DenialsSummary, destinations []journal.ConnectionDenied) *spec.Denied {
+	slices.SortStableFunc(destinations, func(x, y journal.ConnectionDenied) int { return cmp.Compare(y.Count, x.Count) })
+	d := &spec.Denied{Total: total.Total}
+	for _, e := range destinations {
+		if len(d.Most) == spec.MaxRefusals {
+			break
+		}
+		d.Most = append(d.Most, spec.Refusal{Destination: e.Flow(), Count: e.Count})
+	}
+	d.More = uint64(len(destinations) - len(d.Most))
+	return d
 }

@@ -134,6 +134,13 @@ func expression(s ruleset.Statement) []expr.Any {
 			&expr.Fib{Register: register, ResultADDRTYPE: true, FlagSADDR: true},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 		}
+	case ruleset.ListenerReport:
+		const mld2Report = 143 // of <linux/icmpv6.h>
+		return append(protocolIs(unix.IPPROTO_ICMPV6),
+			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{mld2Report}})
+	case ruleset.TCP:
+		return protocolIs(unix.IPPROTO_TCP)
 	case ruleset.To:
 		return destinationIn(s.Prefix)
 	case ruleset.ToSet:
@@ -146,6 +153,8 @@ func expression(s ruleset.Statement) []expr.Any {
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	case ruleset.Reject:
 		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
+	case ruleset.Reset:
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
 	case ruleset.Log:
 		return []expr.Any{&expr.Log{Key: 1 << unix.NFTA_LOG_GROUP, Group: s.Group}}
 	case ruleset.Goto:
@@ -203,16 +212,19 @@ func destinationIn(p netip.Prefix) []expr.Any {
 	return append(exprs, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: p.Addr().AsSlice()})
 }
 
+func protocolIs(number byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{number}},
+	}
+}
+
 func ports(protocol string, first, last uint16) []expr.Any {
 	number := byte(unix.IPPROTO_TCP)
 	if protocol == "udp" {
 		number = unix.IPPROTO_UDP
 	}
-	exprs := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{number}},
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}
+	exprs := append(protocolIs(number), &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2})
 	if first == last {
 		return append(exprs, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(first)})
 	}

@@ -61,6 +61,11 @@ type (
 	// ForeignSource matches what is not sent from an address of the sandbox's
 	// own: IPV6_FREEBIND lets any process send from any address.
 	ForeignSource struct{}
+	// ListenerReport matches what the kernel itself sends about its multicast
+	// groups in IPv6 (MLD, RFC 3810).
+	ListenerReport struct{}
+	// TCP matches TCP.
+	TCP struct{}
 	// To matches destinations by prefix.
 	To struct{ Prefix netip.Prefix }
 	// ToSet matches destinations in a named set.
@@ -80,6 +85,8 @@ type (
 	Drop struct{}
 	// Reject loses it and tells the sender that it is prohibited.
 	Reject struct{}
+	// Reset loses a TCP packet and tells the sender that the connection is refused.
+	Reset struct{}
 	// Log sends a copy to the listener of the group (NFLOG).
 	Log struct{ Group uint16 }
 	// Goto goes on in another chain, for good.

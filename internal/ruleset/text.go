@@ -81,6 +81,10 @@ func (Established) nft() string   { return "ct state established,related" }
 func (InLoopback) nft() string    { return `iifname "lo"` }
 func (OutLoopback) nft() string   { return `oifname "lo"` }
 func (ForeignSource) nft() string { return "fib saddr type != local" }
+func (ListenerReport) nft() string {
+	return "icmpv6 type mld2-listener-report"
+}
+func (TCP) nft() string { return "meta l4proto tcp" }
 func (s To) nft() string {
 	return addressFamily(s.Prefix.Addr().Is6()) + " daddr " + prefixText(s.Prefix)
 }
@@ -94,5 +98,6 @@ func (s Ports) nft() string {
 func (Accept) nft() string { return "accept" }
 func (Drop) nft() string   { return "drop" }
 func (Reject) nft() string { return "reject with icmpx admin-prohibited" }
+func (Reset) nft() string  { return "reject with tcp reset" }
 func (s Log) nft() string  { return fmt.Sprintf("log group %d", s.Group) }
 func (s Goto) nft() string { return "goto " + s.Chain }

@@ -30,6 +30,7 @@ const (
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
+	Refused MessageKind = "refused" // up, after Exited: Denied is what the network's rules refused
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 
@@ -37,13 +38,30 @@ const (
 type Message struct {
 	Kind MessageKind
 
-	Signal     int    `json:",omitempty"`
-	WaitStatus uint32 `json:",omitempty"` // as wait4(2) gives it
-	Stopping   bool   `json:",omitempty"` // the manager had asked the unit to stop before the command ended
-	Step       string `json:",omitempty"`
-	Error      string `json:",omitempty"`
-	Status     int    `json:",omitempty"` // exit status that goes with Failed
+	Signal     int     `json:",omitempty"`
+	WaitStatus uint32  `json:",omitempty"` // as wait4(2) gives it
+	Stopping   bool    `json:",omitempty"` // the manager had asked the unit to stop before the command ended
+	Step       string  `json:",omitempty"`
+	Error      string  `json:",omitempty"`
+	Status     int     `json:",omitempty"` // exit status that goes with Failed
+	Denied     *Denied `json:",omitempty"`
 }
+
+// Denied is what the rules of the network namespace have refused in a run.
+type Denied struct {
+	Total uint64    // packets
+	Most  []Refusal // the destinations with most of them, at most MaxRefusals
+	More  uint64    // destinations that are not in Most
+}
+
+// Refusal is one destination: "tcp to 192.0.2.1 port 25".
+type Refusal struct {
+	Destination string
+	Count       uint64
+}
+
+// MaxRefusals is how many destinations a message names.
+const MaxRefusals = 5
 
 // maxMessage is far above what a Message needs; the spec itself travels as a
 // descriptor.

@@ -15,6 +15,8 @@ const MaxSize = 8 << 20
 type Spec struct {
 	Version int
 	Unit    string // "purple-web-0123abcd.service"
+	Profile string // "web"
+	RunID   string // "0123abcd"
 	Detach  bool   // true: the end of the control socket is not the end of the run
 
 	Command  Command
@@ -36,6 +38,8 @@ type Spec struct {
 	// NetworkNamespace is the inode number of the network namespace that
 	// purple made for the run; 0: one of the manager's, with loopback only.
 	NetworkNamespace uint64
+	// RecordDenied: what the namespace's ruleset refuses becomes events.
+	RecordDenied bool
 	// Published are the ports of the sandbox, one for each listening socket
 	// that comes with the message Connected.
 	Published []uint16
