@@ -19,7 +19,7 @@ type Network struct {
 	// addresses; Range6 is invalid on a machine without IPv6.
 	Range4, Range6 netip.Prefix
 	MTU            int // of the sandbox's interface, bytes
-	// ToHost are the destinations that may be an address of the host itself:
+	// ToHost are the allowed destinations that are addresses of the host itself:
 	// everything else that a sandbox sends there is refused on the host.
 	ToHost []Destination
 	// Routes are addresses in the destinations that the policy names: what
@@ -95,7 +95,12 @@ func (b *builder) addressRange() (netip.Prefix, error) {
 			return prefix, fmt.Errorf("internal error: address range %q: %v", text, err)
 		}
 		if taken, is := b.takenBy(prefix); is {
-			return prefix, fmt.Errorf("%s: %s: %s overlaps %s, which this machine has a route to; name another range, or none", b.p.Where(keyRange), keyRange, prefix, taken)
+			return prefix, fmt.Errorf("%s: %s: %s overlaps %s, which this machine has a route to, or the policy allows; name another range, or none", b.p.Where(keyRange), keyRange, prefix, taken)
+		}
+		for _, a := range b.h.Network.BridgeAddresses {
+			if a.Overlaps(prefix) && a.Masked() != prefix {
+				return prefix, fmt.Errorf("%s: %s: %s overlaps %s, in which other sandboxes run now; name that one, or another", b.p.Where(keyRange), keyRange, prefix, a.Masked())
+			}
 		}
 		return prefix, nil
 	}
@@ -277,7 +282,9 @@ func protocols(named string) []string {
 
 func (r *rules) direct(addr netip.Addr, ports ruleset.Ports, key string) {
 	r.routes = append(r.routes, addr)
-	r.toHost = append(r.toHost, Destination{addr, ports.Protocol, ports.First, ports.Last})
+	if slices.Contains(r.hostAddresses, addr) {
+		r.toHost = append(r.toHost, Destination{addr, ports.Protocol, ports.First, ports.Last})
+	}
 	r.single = append(r.single, accept(key, ruleset.To{Prefix: netip.PrefixFrom(addr, addr.BitLen())}, ports))
 }
 

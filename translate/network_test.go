@@ -68,6 +68,10 @@ func TestAddressRanges(t *testing.T) {
 	}
 	// The policy's own goes before both, and a machine without IPv6 has none.
 	own := strings.Replace(filtered, "allow_outgoing", "address_range: 172.20.0.0/16\n  allow_outgoing", 1)
+	inBridge := strings.Replace(filtered, "allow_outgoing", "address_range: 10.200.0.0/20\n  allow_outgoing", 1)
+	if _, err := build(t, inBridge, withBridge); err == nil || !strings.Contains(err.Error(), "overlaps 10.200.0.0/24, in which other sandboxes run now") {
+		t.Error(err)
+	}
 	without6 := func(c *Command, h *host.Facts) {
 		withBridge(c, h)
 		h.Network.IPv6 = false

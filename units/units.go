@@ -26,6 +26,8 @@ const (
 	unitIf      = "org.freedesktop.systemd1.Unit"
 	serviceIf   = "org.freedesktop.systemd1.Service"
 	propsIf     = "org.freedesktop.DBus.Properties"
+
+	errUnitExists = "org.freedesktop.systemd1.UnitExists"
 )
 
 // Property is one property of a unit, by its name on the bus.
@@ -85,11 +87,18 @@ type Run struct {
 	begun bool
 }
 
-// Start asks for a transient service. It returns when systemd has accepted the
-// job, not when the unit runs. The unit stays loaded until the connection is
-// closed (AddRef=), or its result could be gone before it is read.
-func (m *Manager) Start(ctx context.Context, name string, properties []Property) (*Run, error) {
-	r := &Run{m: m, name: name, path: dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))}
+// Aux is a unit that another one wants (Wants=).
+type Aux struct {
+	Name       string
+	Properties []Property
+}
+
+// Start asks for a transient service and, unless it exists already, for the aux
+// unit that it wants; nil: none. It returns when systemd has accepted the jobs,
+// not when the unit runs. The unit stays loaded until the connection is closed
+// (AddRef=), or its result could be gone before it is read.
+func (m *Manager) Start(ctx context.Context, name string, properties []Property, aux *Aux) (*Run, error) {
+	r := &Run{m: m, name: name, path: unitPath(name)}
 	match := fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
 	// The bus keeps the order of one connection's messages, so these need
 	// one wait (PID 1 may take its time): nothing the unit does comes before
@@ -98,9 +107,9 @@ func (m *Manager) Start(ctx context.Context, name string, properties []Property)
 	calls := []*dbus.Call{
 		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
 		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
-		m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1),
-			name, "fail", append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)}), []auxUnit{}),
 	}
+	wanted := m.startAux(ctx, aux)
+	calls = append(calls, m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})))
 	for _, call := range calls {
 		if done := <-call.Done; done.Err != nil {
 			return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
@@ -109,7 +118,66 @@ func (m *Manager) Start(ctx context.Context, name string, properties []Property)
 	if err := requireVersion(<-version.Done); err != nil {
 		return nil, errors.Join(err, r.Kill(ctx))
 	}
+	if err := wanted(); err != nil {
+		return nil, errors.Join(err, r.Kill(ctx))
+	}
 	return r, nil
+}
+
+// unitPath is where the bus has a unit.
+func unitPath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))
+}
+
+// startTransient asks for one transient unit. Replace: what it wants may just be
+// about to stop. A unit of the same name is an error in either mode.
+func (m *Manager) startTransient(ctx context.Context, name string, properties []Property) *dbus.Call {
+	return m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1), name, "replace", properties, []Aux{})
+}
+
+// startAux asks for the aux unit, before the one that wants it. The function
+// that it returns makes sure, after that one, that it is there: it may have been
+// on its way out.
+func (m *Manager) startAux(ctx context.Context, aux *Aux) func() error {
+	if aux == nil {
+		return func() error { return nil }
+	}
+	first := m.startTransient(ctx, aux.Name, aux.Properties)
+	return func() error {
+		err := existing((<-first.Done).Err)
+		if err == nil {
+			err = m.requireLoaded(aux.Name)
+		}
+		if errors.Is(err, errNotLoaded) {
+			err = existing((<-m.startTransient(ctx, aux.Name, aux.Properties).Done).Err)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
+		}
+		return nil
+	}
+}
+
+// existing takes a unit that exists for one that was started.
+func existing(err error) error {
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == errUnitExists {
+		return nil
+	}
+	return err
+}
+
+var errNotLoaded = errors.New("the unit is not loaded")
+
+func (m *Manager) requireLoaded(name string) error {
+	var state string
+	if err := m.bus.Object(managerName, unitPath(name)).Call(propsIf+".Get", 0, unitIf, "LoadState").Store(&state); err != nil {
+		return err
+	}
+	if state != "loaded" {
+		return errNotLoaded
+	}
+	return nil
 }
 
 // minVersion is the oldest systemd on which Purple is tested.
@@ -145,12 +213,6 @@ func majorVersion(version string) (int, error) {
 	return major, nil
 }
 
-// auxUnit is the type of StartTransientUnit's last argument, which is unused.
-type auxUnit struct {
-	Name       string
-	Properties []systemd.Property
-}
-
 // explain says what systemd's more cryptic errors mean.
 func explain(err error) error {
 	var e dbus.Error
@@ -158,7 +220,7 @@ func explain(err error) error {
 		return err
 	}
 	switch e.Name {
-	case "org.freedesktop.systemd1.UnitExists":
+	case errUnitExists:
 		return errors.New("a unit of this name exists already")
 	case "org.freedesktop.DBus.Error.PropertyReadOnly":
 		return fmt.Errorf("this systemd does not know a property: %v", e)

@@ -1,9 +1,10 @@
-// Command purple-net removes what the network of a run has left on the host.
-// systemd calls it at the end of the unit (ExecStopPost=), whatever has become
-// of purple; it is not meant to be called by hand.
+// Command purple-net removes what the networks of runs have left on the host.
+// systemd calls it at the end of units, whatever has become of purple; it is not
+// meant to be called by hand.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -24,13 +25,17 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 3 || args[0] != "disconnect" {
-		return fmt.Errorf("usage: purple-net disconnect UNIT PORT; purple calls it itself")
-	}
 	if err := enterManagersNamespace(); err != nil {
 		return err
 	}
-	return network.Disconnect(args[1], args[2])
+	switch {
+	case len(args) == 3 && args[0] == "disconnect": // one run
+		return network.Disconnect(args[1], args[2])
+	case len(args) == 1 && args[0] == "down": // the host's part, after the last
+		return network.Down()
+	default:
+		return errors.New("usage: purple-net disconnect UNIT PORT | purple-net down; systemd calls it for purple")
+	}
 }
 
 // enterManagersNamespace leaves the sandbox's network namespace, in which

@@ -11,6 +11,7 @@ import (
 	"github.com/purple-sandbox/purple/internal/network"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
+	"github.com/purple-sandbox/purple/units"
 )
 
 // uplink is the network of a run, as far as purple has made it.
@@ -18,6 +19,7 @@ type uplink struct {
 	*network.Namespace
 	unit      string
 	helper    string     // purple-net
+	hasRules  bool       // of its own on the host
 	listeners []*os.File // of the published ports, one for each of spec.Published
 }
 
@@ -32,7 +34,7 @@ func (a *app) makeUplink(plan *translate.Plan) (*uplink, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &uplink{unit: plan.Unit, helper: helper}
+	u := &uplink{unit: plan.Unit, helper: helper, hasRules: len(want.ToHost) > 0}
 	if err := u.listen(plan, want.Published); err != nil {
 		u.close()
 		return nil, err
@@ -130,10 +132,43 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	return nil
 }
 
-// cleanup is the command that systemd executes when the unit has ended, of the
-// type a(sasb).
-func (u *uplink) cleanup() []translate.ExecCommand {
-	return []translate.ExecCommand{{Path: u.helper, Argv: []string{u.helper, "disconnect", u.unit, u.Port()}}}
+// networkUnit is active as long as a networked run is. Every run wants it and
+// nobody else does, so systemd stops it after the last one, which removes the
+// host's part.
+const networkUnit = "purple-network.service"
+
+// properties are those of the run's unit.
+func (u *uplink) properties() []units.Property {
+	if u == nil {
+		return nil
+	}
+	all := []units.Property{property("NetworkNamespacePath", u.Path()), property("Wants", []string{networkUnit})}
+	if u.hasRules {
+		all = append(all, property("ExecStopPost", u.helperCommand("disconnect", u.unit, u.Port())))
+	}
+	return all
+}
+
+// aux is the unit that a networked run wants.
+func (u *uplink) aux() *units.Aux {
+	if u == nil {
+		return nil
+	}
+	return &units.Aux{Name: networkUnit, Properties: []units.Property{
+		property("Description", "Network of the Purple sandboxes"),
+		property("Slice", "purple.slice"),
+		property("Type", "oneshot"),
+		property("RemainAfterExit", true),
+		property("StopWhenUnneeded", true),
+		property("CollectMode", "inactive-or-failed"),
+		property("SyslogIdentifier", "purple-net"),
+		property("ExecStop", u.helperCommand("down")),
+	}}
+}
+
+// helperCommand is a command of the type a(sasb).
+func (u *uplink) helperCommand(args ...string) []translate.ExecCommand {
+	return []translate.ExecCommand{{Path: u.helper, Argv: append([]string{u.helper}, args...)}}
 }
 
 func (u *uplink) descriptors() []int {

@@ -104,7 +104,7 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 		return nil, err
 	}
 	defer theirs.Close()
-	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network))
+	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network), network.aux())
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -175,17 +175,13 @@ func (a *app) detach(ctx context.Context, s *session) error {
 // properties are the plan's, and what exists only now: the control socket as
 // standard input, and the network namespace.
 func properties(plan *translate.Plan, socket *os.File, network *uplink) []units.Property {
-	var all []units.Property
-	add := func(name string, value any) {
-		all = append(all, units.Property{Name: name, Value: dbus.MakeVariant(value)})
-	}
+	all := network.properties()
 	for _, p := range plan.Properties {
-		add(p.Name, p.Value)
+		all = append(all, property(p.Name, p.Value))
 	}
-	add("StandardInputFileDescriptor", dbus.UnixFD(socket.Fd()))
-	if network != nil {
-		add("NetworkNamespacePath", network.Path())
-		add("ExecStopPost", network.cleanup())
-	}
-	return all
+	return append(all, property("StandardInputFileDescriptor", dbus.UnixFD(socket.Fd())))
+}
+
+func property(name string, value any) units.Property {
+	return units.Property{Name: name, Value: dbus.MakeVariant(value)}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/google/nftables"
@@ -21,10 +20,13 @@ var connectSteps = []step{
 	{"connect the sandbox to the bridge", (*Namespace).plug},
 }
 
-// Connect links the namespace to the rest of the world. It is called when the
-// unit's first process is there, so that ExecStopPost= undoes it, whatever
-// becomes of this process.
+// Connect links the namespace to the rest of the world, if its ruleset has read
+// back as it was loaded. It is called when the unit's first process is there, so
+// that systemd has it undone, whatever becomes of this process.
 func (n *Namespace) Connect() error {
+	if err := <-n.verified; err != nil {
+		return fmt.Errorf("cannot read the sandbox's ruleset back: %w", err)
+	}
 	unlock, err := lock()
 	if err != nil {
 		return err
@@ -161,6 +163,10 @@ func (n *Namespace) forward() error {
 		return err
 	}
 	s := sysctls{dir: sysctlDir}
+	before, err := s.turnedOn()
+	if err != nil {
+		return err
+	}
 	if err := s.forward4(append(uplinks[unix.AF_INET], Bridge)); err != nil {
 		return err
 	}
@@ -170,7 +176,11 @@ func (n *Namespace) forward() error {
 			return err
 		}
 	}
-	return n.guardRouter(s)
+	after, err := s.turnedOn()
+	if err != nil || n.tableExisted && slices.Equal(before, after) {
+		return err
+	}
+	return guardRouter(s)
 }
 
 // uplinks are the interfaces, for each family, that lead to a destination that
@@ -187,7 +197,7 @@ func (n *Namespace) uplinks() (map[int][]string, error) {
 		}
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := n.host.RouteList(nil, family)
+		routes, err := list(func() ([]netlink.Route, error) { return n.host.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("cannot list the routes: %w", err)
 		}
@@ -246,39 +256,33 @@ func (n *Namespace) Uplinks() (ipv4, ipv6 []string, err error) {
 
 // addHostRules adds this run to the host's table, which it makes if need be.
 func (n *Namespace) addHostRules() error {
-	c, err := openNFT()
-	if err != nil {
-		return err
-	}
-	defer c.CloseLasting()
-	exists, err := hasHostTable(c)
-	if err != nil {
-		return err
-	}
-	h := newHostTable(c)
-	if !exists {
-		if err := h.create(); err != nil {
+	return withHostTable(func(h *hostTable) error {
+		n.tableExisted = h.exists
+		if err := h.create(n.config.families()); err != nil {
 			return err
 		}
-	}
-	if err := h.addRun(n.runName(), n.addresses(), n.config.ToHost); err != nil {
-		return err
-	}
-	return c.Flush()
+		return h.addRun(n.port, n.addresses(), n.config.ToHost)
+	})
 }
-
-// runName names what the host's table has of this run: its port's number.
-func (n *Namespace) runName() string { return n.port }
 
 // guardRouter keeps the host from becoming a router for others: it forwards
 // now, but between the bridge and the rest only.
-func (n *Namespace) guardRouter(s sysctls) error {
+func guardRouter(s sysctls) error {
+	return withHostTable(func(h *hostTable) error { return h.guard(s) })
+}
+
+// withHostTable changes the host's table in one transaction.
+func withHostTable(change func(*hostTable) error) error {
 	c, err := openNFT()
 	if err != nil {
 		return err
 	}
 	defer c.CloseLasting()
-	if err := newHostTable(c).guard(s); err != nil {
+	h := newHostTable(c)
+	if h.exists, err = hasHostTable(c); err != nil {
+		return err
+	}
+	if err := change(h); err != nil {
 		return err
 	}
 	return c.Flush()
@@ -290,114 +294,4 @@ func hasHostTable(c *nftables.Conn) (bool, error) {
 		return false, fmt.Errorf("cannot list the tables: %w", err)
 	}
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == hostTableName }), nil
-}
-
-// Disconnect undoes what Connect has done for a run, and when there is no other
-// one left, all of it. It may be called more than once, for a run that never
-// was connected, and when its namespace is gone already.
-func Disconnect(unit, port string) error {
-	unlock, err := lock()
-	if err != nil {
-		return err
-	}
-	defer unlock.Close()
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("cannot ask the kernel about the network: %w", err)
-	}
-	defer h.Close()
-	if err := removePort(h, unit, port); err != nil {
-		return err
-	}
-	used, err := usedNumbers(h)
-	if err != nil {
-		return err
-	}
-	if len(used) == 0 {
-		return removeAll(h)
-	}
-	return removeGone(h, used)
-}
-
-// removePort removes the run's link, unless its name is another run's by now.
-func removePort(h *netlink.Handle, unit, port string) error {
-	link, err := h.LinkByName(port)
-	if isGone(err) || (err == nil && link.Attrs().Alias != unit) {
-		return nil
-	}
-	if err == nil {
-		err = h.LinkDel(link)
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("cannot remove %q: %w", port, err)
-	}
-	return nil
-}
-
-// removeAll removes the host's part: nobody needs it any more.
-func removeAll(h *netlink.Handle) error {
-	c, err := openNFT()
-	if err != nil {
-		return err
-	}
-	defer c.CloseLasting()
-	undo := sysctls{dir: sysctlDir}.restore()
-	exists, err := hasHostTable(c)
-	if err != nil {
-		return err
-	}
-	if exists {
-		c.DelTable(newHostTable(c).table)
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("cannot remove the host's rules: %w", err)
-		}
-	}
-	bridge, err := h.LinkByName(Bridge)
-	if err == nil {
-		err = h.LinkDel(bridge)
-	}
-	if err != nil && !isGone(err) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("cannot remove %q: %w", Bridge, err)
-	}
-	return undo
-}
-
-// removeGone removes what the host's table and the bridge still have of runs
-// whose port is gone: this one, and any that had no end of its own.
-func removeGone(h *netlink.Handle, used map[int]bool) error {
-	c, err := openNFT()
-	if err != nil {
-		return err
-	}
-	defer c.CloseLasting()
-	exists, err := hasHostTable(c)
-	if err != nil || !exists {
-		return err
-	}
-	ports := map[string]bool{}
-	for number := range used {
-		ports[portName(number)] = true
-	}
-	gone, err := newHostTable(c).removeRuns(ports)
-	if err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("cannot remove a run from the host's rules: %w", err)
-	}
-	return removeNeighbours(h, gone)
-}
-
-func removeNeighbours(h *netlink.Handle, addrs []netip.Addr) error {
-	bridge, err := h.LinkByName(Bridge)
-	if err != nil {
-		return err
-	}
-	for _, addr := range addrs {
-		err := h.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: addr.AsSlice()})
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("cannot remove the neighbour %s: %w", addr, err)
-		}
-	}
-	return nil
 }

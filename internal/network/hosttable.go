@@ -1,8 +1,10 @@
 package network
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -14,9 +16,9 @@ import (
 // touched. In nft's syntax it is:
 //
 //	table inet purple {
-//		set addresses4 { type ipv4_addr; }      # the sandboxes', each with its port as comment
-//		set addresses6 { type ipv6_addr; }
-//		map runs4 { type ipv4_addr : verdict; } # those that may reach the host somewhere
+//		set ranges4 { type ipv4_addr; flags interval; }  # of the sandboxes' addresses
+//		set ranges6 { type ipv6_addr; flags interval; }
+//		map runs4 { type ipv4_addr : verdict; }          # those that may reach the host somewhere
 //		map runs6 { type ipv6_addr : verdict; }
 //
 //		chain input {
@@ -30,22 +32,22 @@ import (
 //			reject with icmpx admin-prohibited
 //		}
 //		chain purple0-1 {                       # of each run that is in the maps
-//			ip daddr 192.168.1.1 udp dport 53 accept
+//			ip daddr 192.168.1.7 udp dport 53 accept
 //		}
 //		chain forward {
 //			type filter hook forward priority filter; policy accept;
 //			oifname "purple0" ct state established,related accept
 //			oifname "purple0" drop
-//			iifname "purple0" ip saddr @addresses4 accept
-//			iifname "purple0" ip6 saddr @addresses6 accept
+//			iifname "purple0" ip saddr @ranges4 accept
+//			iifname "purple0" ip6 saddr @ranges6 accept
 //			iifname "purple0" drop
 //			goto guard
 //		}
 //		chain guard { }                         # see guard()
 //		chain postrouting {
 //			type nat hook postrouting priority srcnat; policy accept;
-//			ip saddr @addresses4 oifname != "purple0" masquerade
-//			ip6 saddr @addresses6 oifname != "purple0" masquerade
+//			ip saddr @ranges4 oifname != "purple0" masquerade
+//			ip6 saddr @ranges6 oifname != "purple0" masquerade
 //		}
 //	}
 //
@@ -54,26 +56,30 @@ import (
 const hostTableName = "purple"
 
 type hostTable struct {
-	c         *nftables.Conn
-	table     *nftables.Table
-	addresses [2]*nftables.Set // IPv4, IPv6
-	runs      [2]*nftables.Set
+	c      *nftables.Conn
+	exists bool
+	table  *nftables.Table
+	ranges [2]*nftables.Set // IPv4, IPv6
+	runs   [2]*nftables.Set
 }
 
 func newHostTable(c *nftables.Conn) *hostTable {
 	h := &hostTable{c: c, table: &nftables.Table{Family: nftables.TableFamilyINet, Name: hostTableName}}
 	for i, kind := range []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIP6Addr} {
 		suffix := [2]string{"4", "6"}[i]
-		h.addresses[i] = &nftables.Set{Table: h.table, Name: "addresses" + suffix, KeyType: kind}
+		h.ranges[i] = &nftables.Set{Table: h.table, Name: "ranges" + suffix, KeyType: kind, Interval: true}
 		h.runs[i] = &nftables.Set{Table: h.table, Name: "runs" + suffix, KeyType: kind, DataType: nftables.TypeVerdict, IsMap: true}
 	}
 	return h
 }
 
-// create adds the table and all that is the same for every run.
-func (h *hostTable) create() error {
+// create adds the table, if it is not there, and the ranges, if they are not.
+func (h *hostTable) create(ranges []netip.Prefix) error {
+	if h.exists {
+		return h.addRanges(ranges)
+	}
 	h.c.CreateTable(h.table)
-	for _, s := range append(h.addresses[:], h.runs[:]...) {
+	for _, s := range append(h.ranges[:], h.runs[:]...) {
 		if err := h.c.AddSet(s, nil); err != nil {
 			return fmt.Errorf("cannot encode the set %q: %w", s.Name, err)
 		}
@@ -81,7 +87,45 @@ func (h *hostTable) create() error {
 	h.createInput()
 	h.createForward()
 	h.createPostrouting()
+	for _, r := range ranges {
+		if err := h.addRange(r); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+func (h *hostTable) addRange(r netip.Prefix) error {
+	if err := h.c.SetAddElements(h.ranges[family(r.Addr())], elements([]netip.Prefix{r})); err != nil {
+		return fmt.Errorf("cannot encode the range %s: %w", r, err)
+	}
+	return nil
+}
+
+// addRanges adds those of another policy than the first.
+func (h *hostTable) addRanges(ranges []netip.Prefix) error {
+	for _, r := range ranges {
+		set := h.ranges[family(r.Addr())]
+		known, err := h.c.GetSetElements(set)
+		if err != nil {
+			return fmt.Errorf("cannot read the set %q: %w", set.Name, err)
+		}
+		start := elements([]netip.Prefix{r})[0]
+		same := func(e nftables.SetElement) bool { return !e.IntervalEnd && bytes.Equal(e.Key, start.Key) }
+		if slices.ContainsFunc(known, same) {
+			continue
+		}
+		if err := h.addRange(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hostTable) remove() {
+	if h.exists {
+		h.c.DelTable(h.table)
+	}
 }
 
 func (h *hostTable) chain(name string) *nftables.Chain {
@@ -119,8 +163,8 @@ func (h *hostTable) createForward() {
 	out := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, Bridge)
 	h.rule(forward, out, established(), verdict(expr.VerdictAccept, ""))
 	h.rule(forward, out, verdict(expr.VerdictDrop, ""))
-	for i, addresses := range h.addresses {
-		h.rule(forward, in, isIn(addresses, i == 1), verdict(expr.VerdictAccept, ""))
+	for i, ranges := range h.ranges {
+		h.rule(forward, in, isIn(ranges, i == 1), verdict(expr.VerdictAccept, ""))
 	}
 	h.rule(forward, in, verdict(expr.VerdictDrop, ""))
 	h.rule(forward, verdict(expr.VerdictGoto, guard.Name))
@@ -129,8 +173,8 @@ func (h *hostTable) createForward() {
 func (h *hostTable) createPostrouting() {
 	postrouting := h.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	away := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, Bridge)
-	for i, addresses := range h.addresses {
-		h.rule(postrouting, isIn(addresses, i == 1), away, []expr.Any{&expr.Masq{}})
+	for i, ranges := range h.ranges {
+		h.rule(postrouting, isIn(ranges, i == 1), away, []expr.Any{&expr.Masq{}})
 	}
 }
 
@@ -151,86 +195,52 @@ func family(a netip.Addr) int {
 	return 0
 }
 
-// addRun adds the addresses of a run and, where it may reach the host, a chain
-// that says where. What is left of an earlier run of that name goes first.
-func (h *hostTable) addRun(name string, addrs []netip.Addr, toHost []Destination) error {
-	var chain *nftables.Chain
-	if len(toHost) > 0 {
-		chain = h.c.AddChain(h.chain(name))
-		h.c.FlushChain(chain)
-		for _, d := range toHost {
-			h.rule(chain, destinationIn(netip.PrefixFrom(d.Address, d.Address.BitLen())), ports(d.Protocol, d.First, d.Last), verdict(expr.VerdictAccept, ""))
-		}
+// addRun adds a chain that says where on the host a run may go, and nothing for
+// a run that may go nowhere there. What an earlier one of the same port and
+// address has left goes first.
+func (h *hostTable) addRun(port string, addrs []netip.Addr, toHost []Destination) error {
+	if err := h.removeRun(port); err != nil {
+		return err
 	}
-	for _, a := range addrs {
-		i := family(a)
-		if err := h.c.SetAddElements(h.addresses[i], []nftables.SetElement{{Key: a.AsSlice(), Comment: name}}); err != nil {
-			return fmt.Errorf("cannot encode the address %s: %w", a, err)
-		}
-		if chain == nil {
-			continue
-		}
-		jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: name}
-		if err := h.c.SetAddElements(h.runs[i], []nftables.SetElement{{Key: a.AsSlice(), VerdictData: jump}}); err != nil {
-			return fmt.Errorf("cannot encode the address %s: %w", a, err)
-		}
-	}
-	return nil
-}
-
-// removeRuns removes what the table has of runs that have no port any more, and
-// gives their addresses.
-func (h *hostTable) removeRuns(ports map[string]bool) ([]netip.Addr, error) {
-	var gone []netip.Addr
-	chains := map[string]bool{}
-	for i, set := range h.addresses {
-		elements, err := h.c.GetSetElements(set)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the set %q: %w", set.Name, err)
-		}
-		for _, e := range elements {
-			addr, ok := netip.AddrFromSlice(e.Key)
-			if !ok || ports[e.Comment] {
-				continue
-			}
-			gone, chains[e.Comment] = append(gone, addr), true
-			if err := h.removeAddress(i, e.Key); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return gone, h.removeChains(chains)
-}
-
-func (h *hostTable) removeAddress(family int, key []byte) error {
-	if err := h.c.SetDeleteElements(h.addresses[family], []nftables.SetElement{{Key: key}}); err != nil {
-		return fmt.Errorf("cannot encode an address: %w", err)
-	}
-	elements, err := h.c.GetSetElements(h.runs[family])
-	if err != nil {
-		return fmt.Errorf("cannot read the map %q: %w", h.runs[family].Name, err)
-	}
-	for _, e := range elements {
-		if string(e.Key) == string(key) {
-			return h.c.SetDeleteElements(h.runs[family], []nftables.SetElement{{Key: key}})
-		}
-	}
-	return nil
-}
-
-// removeChains removes those of the named chains that exist.
-func (h *hostTable) removeChains(names map[string]bool) error {
-	if len(names) == 0 {
+	if len(toHost) == 0 {
 		return nil
 	}
-	chains, err := h.c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return fmt.Errorf("cannot list the chains: %w", err)
+	chain := h.c.AddChain(h.chain(port))
+	for _, d := range toHost {
+		h.rule(chain, destinationIn(netip.PrefixFrom(d.Address, d.Address.BitLen())), ports(d.Protocol, d.First, d.Last), verdict(expr.VerdictAccept, ""))
 	}
-	for _, chain := range chains {
-		if chain.Table.Name == hostTableName && names[chain.Name] {
-			h.c.DelChain(h.chain(chain.Name))
+	for _, a := range addrs {
+		jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: port}
+		if err := h.c.SetAddElements(h.runs[family(a)], []nftables.SetElement{{Key: a.AsSlice(), VerdictData: jump}}); err != nil {
+			return fmt.Errorf("cannot encode the address %s: %w", a, err)
 		}
+	}
+	return nil
+}
+
+// removeRun removes the chain of a port, and the elements that lead there.
+func (h *hostTable) removeRun(port string) error {
+	if !h.exists {
+		return nil
+	}
+	found := false
+	for _, runs := range h.runs {
+		elements, err := h.c.GetSetElements(runs)
+		if err != nil {
+			return fmt.Errorf("cannot read the map %q: %w", runs.Name, err)
+		}
+		for _, e := range elements {
+			if e.VerdictData == nil || e.VerdictData.Chain != port {
+				continue
+			}
+			found = true
+			if err := h.c.SetDeleteElements(runs, []nftables.SetElement{{Key: e.Key}}); err != nil {
+				return fmt.Errorf("cannot encode an address: %w", err)
+			}
+		}
+	}
+	if found {
+		h.c.DelChain(h.chain(port))
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func portName(number int) string { return Bridge + "-" + strconv.Itoa(number) }
 
 // usedNumbers are those of the ports that exist.
 func usedNumbers(h *netlink.Handle) (map[int]bool, error) {
-	links, err := h.LinkList()
+	links, err := list(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
 	}

@@ -2,13 +2,15 @@
 // ruleset that stands before anything runs in it, linked to a bridge on the
 // host, and the host's own part: addresses, forwarding, masquerading.
 //
-// What a run leaves is, as far as can be, nothing that has to be cleaned: the
-// namespace has no name, so it and its link end with the last process in it.
-// Only the host's part is removed by Disconnect, which the unit's ExecStopPost=
-// calls.
+// A run leaves next to nothing that has to be cleaned: the namespace has no
+// name, so it and its link end with the last process in it. What a run adds to
+// the host's rules, if anything, Disconnect removes (ExecStopPost= of its unit),
+// and when there is no run any more, Down removes all of the host's part
+// (ExecStop= of the unit that every networked run wants).
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -56,6 +58,9 @@ type Namespace struct {
 
 	port   string // the link's end on the host, "purple0-7"
 	number int    // of the port, from 1; the sandbox's address follows from it
+
+	verified     chan error // the ruleset, read back
+	tableExisted bool       // the host's, before this run
 }
 
 // step is one thing to do. Its name completes the sentence "cannot …".
@@ -71,19 +76,23 @@ var steps = []step{
 	{"load the sandbox's ruleset", (*Namespace).loadRules},
 	{"link the sandbox to the host", (*Namespace).link},
 	{"set the sandbox's addresses", (*Namespace).configure},
-	{"read the sandbox's ruleset back", (*Namespace).verifyRules},
 }
 
 // New makes the namespace. Nothing else on the host changes but for the link's
 // other end, which is down and goes with the namespace.
 func New(config Config) (*Namespace, error) {
-	n := &Namespace{config: config}
+	n := &Namespace{config: config, verified: make(chan error, 1)}
 	done := make(chan error)
 	go func() {
 		// This thread enters the namespace and is not unlocked: it ends
 		// with the goroutine and serves nothing else.
 		runtime.LockOSThread()
-		done <- n.make()
+		err := n.make()
+		done <- err
+		if err == nil {
+			// While the unit starts: Connect waits for it.
+			n.verified <- n.verifyRules()
+		}
 	}()
 	if err := <-done; err != nil {
 		n.Close()
@@ -202,3 +211,16 @@ func lock() (*os.File, error) {
 	}
 	return f, nil
 }
+
+// list repeats a listing that the kernel says was overtaken by a change
+// (NLM_F_DUMP_INTR of netlink(7)).
+func list[T any](ask func() ([]T, error)) ([]T, error) {
+	for tries := 0; ; tries++ {
+		found, err := ask()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || tries == maxTries {
+			return found, err
+		}
+	}
+}
+
+const maxTries = 50
