@@ -18,6 +18,7 @@ type packet struct {
 	Source   string `json:"source"`
 	Dest     string `json:"dest"`
 	Port     int    `json:"port,omitempty"`
+	Type     int    `json:"type,omitempty"` // of ICMP
 }
 
 // capture FILE writes every IP packet that any link of this network namespace
@@ -81,6 +82,10 @@ func finish(protocol byte, source, dest netip.Addr, payload []byte) packet {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE:
 		if len(payload) >= 4 {
 			p.Port = int(binary.BigEndian.Uint16(payload[2:4]))
+		}
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		if len(payload) >= 1 {
+			p.Type = int(payload[0])
 		}
 	}
 	return p

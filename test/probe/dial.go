@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -302,21 +301,4 @@ func pump(args []string) any {
 		return err.Error()
 	}
 	return map[string]float64{"bytes_per_second": float64(total) / time.Since(begin).Seconds()}
-}
-
-// hold connects to ADDRESS/PORT, says so, and writes a line every tenth of a
-// second for as long as the connection lives.
-func hold(args []string) any {
-	address, port, _ := strings.Cut(args[0], "/")
-	conn, err := net.Dial("tcp", net.JoinHostPort(address, port))
-	if err != nil {
-		return err.Error()
-	}
-	fmt.Fprintln(os.Stdout, "ready")
-	for {
-		if _, err := conn.Write([]byte("still here\n")); err != nil {
-			return err.Error()
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }

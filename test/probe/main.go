@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|dial|early|flood|pump|hold|ask|serve|capture|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -36,7 +36,6 @@ func main() {
 		"early":       early,
 		"flood":       flood,
 		"pump":        pump,
-		"hold":        hold,
 		"ask":         ask,
 		"serve":       serve,
 		"capture":     capture,

@@ -225,13 +225,13 @@ func answerQuestion(h *hit, question []byte) []byte {
 	return packed
 }
 
-// ask SERVER NAME... asks a DNS server for the addresses of names, over UDP
-// and TCP, and gives the answers' codes by name and transport.
+// ask SERVERS NAME asks each DNS server of a list with commas for the address
+// of a name, over UDP and TCP, and gives the answers' codes by "udp SERVER".
 func ask(args []string) any {
 	results := map[string]string{}
-	for _, name := range args[1:] {
+	for server := range strings.SplitSeq(args[0], ",") {
 		for _, network := range []string{"udp", "tcp"} {
-			results[network+" "+name] = askOne(network, args[0], name)
+			results[network+" "+server] = askOne(network, server, args[1])
 		}
 	}
 	return results
