@@ -67,9 +67,9 @@ vm-images: ## make the VM images, once
 	test/hosts/vm trixie image
 
 .PHONY: bench
-bench: build ## start to exit, beside systemd-run, bubblewrap and runc
-	@test/deps.sh test
+bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network costs
 	test/hosts/native -- test/bench/bench.py
+	test/hosts/native -- test/bench/net.py
 
 .PHONY: golden
 golden: ## rewrite the golden files

@@ -122,7 +122,8 @@ ip link add purple0 type bridge
 ip link add purple0-0 type veth peer name purple0-x
 ip link set purple0-0 master purple0
 ip addr add 10.213.213.1/24 dev purple0
-nft 'table inet purple { chain forward { type filter hook forward priority 0; policy drop; } }'`)
+nft add table inet purple
+nft add chain inet purple forward '{ type filter hook forward priority 0; policy drop; }'`)
 	t.Cleanup(func() {
 		sh(t, "ip link del purple0-0 2>/dev/null; ip link del purple0 2>/dev/null; nft delete table inet purple 2>/dev/null; true")
 	})
