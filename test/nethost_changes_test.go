@@ -74,9 +74,13 @@ func withForwarding(t *testing.T) {
 	before := sysctls(t)
 	sh(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
 	t.Cleanup(func() {
-		for name, value := range before {
-			if strings.HasSuffix(name, "forward") || strings.HasSuffix(name, "forwarding") || strings.Contains(name, "_redirects") {
-				_ = os.WriteFile("/proc/sys/"+name, []byte(value), 0o644) // an interface that is gone
+		// Twice: a change of the host's setting is one of every interface's,
+		// and writing what is there already is none.
+		for range 2 {
+			for name, value := range before {
+				if strings.HasSuffix(name, "forward") || strings.HasSuffix(name, "forwarding") || strings.Contains(name, "_redirects") {
+					_ = os.WriteFile("/proc/sys/"+name, []byte(value), 0o644) // an interface that is gone
+				}
 			}
 		}
 	})

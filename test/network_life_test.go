@@ -30,6 +30,7 @@ func mustBeAsBefore(t *testing.T, before hostNetwork) {
 
 func TestNothingIsLeftOfTheNetwork(t *testing.T) {
 	theWorld(t)
+	withResolver(t, "nameserver "+publicDNS+"\n")
 	noSandboxes(t)
 	before := takeHostNetwork(t)
 	profile := netProfile(t, "[443, 53]", "[8080]", "")
@@ -66,6 +67,7 @@ func TestForwardingOfTheHostsOwnStays(t *testing.T) {
 // chooses, and of each of Purple's processes.
 func TestKilledRunsLeaveNoNetwork(t *testing.T) {
 	theWorld(t)
+	withResolver(t, "nameserver "+publicDNS+"\n")
 	noSandboxes(t)
 	before := takeHostNetwork(t)
 	profile := netProfile(t, "[443, 53]", "[8080]", "")
@@ -244,7 +246,7 @@ func loadInFreshNamespace(t *testing.T, rules string) string {
 	return counters.ReplaceAllString(string(out), "packets 0 bytes 0")
 }
 
-// nothingChanges: a plan is a plan.
+// A plan is a plan.
 func TestPlanChangesNothing(t *testing.T) {
 	theWorld(t)
 	noSandboxes(t)

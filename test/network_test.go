@@ -280,6 +280,7 @@ func TestBarePortReachesPublicAddressesOnly(t *testing.T) {
 // N7: the bridge, the gateway and the other end of the uplink are the host.
 func TestGatewayIsTheHost(t *testing.T) {
 	w := theWorld(t)
+	withResolver(t, "nameserver "+publicDNS+"\n")
 	s := startSandbox(t, outgoing(t, "[443, 53]"), "sleep", "300")
 	gateways := s.gateways(t)
 	bridge := strings.Fields(sh(t, `ip -o addr show dev purple0 | awk '{sub("/.*","",$4); print $4}'`))
@@ -545,6 +546,7 @@ func TestForeignResolver(t *testing.T) {
 // N10: sockets of the host's name services would leave the network namespace.
 func TestNameServiceSocketsAreUnreachable(t *testing.T) {
 	theWorld(t)
+	withResolver(t, "nameserver "+publicDNS+"\n")
 	sockets := []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket"}
 	var accepted atomic.Int32
 	for _, path := range sockets {
