@@ -59,7 +59,7 @@ test-native: suite ## the suite and the demo on this machine's systemd, or on a 
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
 	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs "$$payload"; \
-	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && exec $(SUITE)'
+	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && PURPLE_TEST_STARTS=40 exec $(SUITE)'
 
 .PHONY: vm-images
 vm-images: ## make the VM images, once
@@ -68,9 +68,9 @@ vm-images: ## make the VM images, once
 	test/hosts/vm trixie image
 
 .PHONY: bench
-bench: build ## start to exit, beside systemd-run, bubblewrap and runc
-	@test/deps.sh test
+bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network costs
 	test/hosts/native -- test/bench/bench.py
+	test/hosts/native -- test/bench/net.py
 
 .PHONY: golden
 golden: ## rewrite the golden files

@@ -60,6 +60,7 @@ func runSuite(m *testing.M) (int, error) {
 			return 0, err
 		}
 	}
+	defer endWorld()
 	return m.Run(), nil
 }
 

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|tree|open|connect|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -32,6 +32,13 @@ func main() {
 		"identity":    identity,
 		"hog":         hog,
 		"spawn":       spawn,
+		"dial":        dial,
+		"early":       early,
+		"flood":       flood,
+		"pump":        pump,
+		"ask":         ask,
+		"serve":       serve,
+		"capture":     capture,
 	}
 	if os.Args[1] == "exec" { // the same once more, behind another execve
 		err := unix.Exec("/proc/self/exe", append([]string{"probe"}, os.Args[2:]...), os.Environ())

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""What a filtered network costs: at the start, and in throughput.
+
+Start: `true` under two profiles that differ in the network section only, in
+random order in each round; the figure is the median of the paired differences.
+
+Throughput: one TCP stream into a sink in a network namespace, from a sandbox
+through Purple's bridge, rules and masquerade, and from a bare namespace over a
+veth pair of its own, in alternating rounds; the figure is the median of the
+paired ratios. Runs where systemd is PID 1, as root, with bin/probe made.
+Usage: net.py [START-ROUNDS [THROUGHPUT-ROUNDS [SECONDS]]]
+"""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BIN = os.path.normpath(os.path.join(HERE, "..", "..", "bin"))
+PURPLE, PROBE = os.path.join(BIN, "purple"), os.path.join(BIN, "probe")
+
+START_LIMIT_MS, THROUGHPUT_LIMIT = 10, 0.8
+
+# The sink's namespace is joined to the host, and to the bare client directly.
+# The host's link is what the sandbox's traffic is masqueraded on.
+SINK, SINK_DIRECT = "198.51.100.10", "192.0.2.2"
+LAYOUT = f"""
+set -e
+ip netns add pb-sink
+ip netns add pb-bare
+ip -n pb-sink link set lo up
+ip link add pb-wan0 type veth peer name eth0 netns pb-sink
+ip addr add 203.0.113.7/24 dev pb-wan0
+ip link set pb-wan0 up
+ip -n pb-sink addr add 203.0.113.1/24 dev eth0
+ip -n pb-sink link set eth0 up
+ip -n pb-sink addr add {SINK}/32 dev lo
+ip route add {SINK}/32 via 203.0.113.1
+ip -n pb-sink route add default via 203.0.113.7
+ip route show default | grep -q . || ip route add default via 203.0.113.1
+ip -n pb-bare link add eth0 type veth peer name eth1 netns pb-sink
+ip -n pb-bare addr add 192.0.2.1/24 dev eth0
+ip -n pb-bare link set eth0 up
+ip -n pb-sink addr add {SINK_DIRECT}/24 dev eth1
+ip -n pb-sink link set eth1 up
+"""
+DEMOLISH = """
+ip netns del pb-sink
+ip netns del pb-bare
+ip link del pb-wan0 2>/dev/null
+true
+"""
+
+
+def run(command, cwd=None):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: status {done.returncode}: {done.stderr.decode(errors='replace')}")
+    return done.stdout.decode()
+
+
+def in_namespace(name, *command):
+    return ["nsenter", f"--net=/run/netns/{name}", "--", *command]
+
+
+def start_once(profile, cwd):
+    begin = time.perf_counter()
+    run([PURPLE, "run", "--profile", os.path.join(HERE, profile), "--", "true"], cwd)
+    return (time.perf_counter() - begin) * 1000
+
+
+def measure_starts(rounds):
+    """Milliseconds of each round: isolated, and networked."""
+    times = {"bench.yaml": [], "bench-net.yaml": []}
+    order = list(times)
+    random.seed(0)
+    with tempfile.TemporaryDirectory(prefix="purple-bench.") as cwd:
+        for i in range(-2, rounds):
+            random.shuffle(order)
+            for profile in order:
+                took = start_once(profile, cwd)
+                if i >= 0:  # the first two rounds warm the caches
+                    times[profile].append(took)
+    return times["bench.yaml"], times["bench-net.yaml"]
+
+
+def bare_pump(seconds):
+    return run(in_namespace("pb-bare", PROBE, "pump", f"{SINK_DIRECT}/5201", seconds))
+
+
+def sandbox_pump(seconds):
+    profile = os.path.join(HERE, "bench-pump.yaml")
+    return run([PURPLE, "run", "--profile", profile, "--", PROBE, "pump", f"{SINK}/5201", seconds], BIN)
+
+
+def rate(answer):
+    try:
+        return json.loads(answer)["bytes_per_second"]
+    except (TypeError, ValueError, KeyError):
+        sys.exit(f"the probe says {answer!r}")
+
+
+def measure_throughput(rounds, seconds):
+    """Bytes a second of each round: over the bare veth, and from a sandbox."""
+    bare, sandbox = [], []
+    for i in range(rounds):
+        turns = [(bare, bare_pump), (sandbox, sandbox_pump)]
+        for rates, pump in turns if i % 2 else reversed(turns):
+            rates.append(rate(pump(seconds)))
+    return bare, sandbox
+
+
+def start_sink():
+    with tempfile.NamedTemporaryFile(delete=False) as hits:
+        pass
+    sink = subprocess.Popen(in_namespace("pb-sink", PROBE, "serve", "sink", hits.name, "sink/*/5201"),
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    os.unlink(hits.name)
+    if sink.stdout.readline() != b"ready\n":
+        sys.exit("the sink does not start")
+    return sink
+
+
+def verdict(good):
+    return "" if good else "   TOO MUCH"
+
+
+def report_starts(isolated, networked):
+    cost = statistics.median(b - a for a, b in zip(isolated, networked))
+    print(f"start to exit of `true`, {len(isolated)} paired runs, median milliseconds")
+    print(f"  isolated {statistics.median(isolated):.1f}, networked {statistics.median(networked):.1f}, "
+          f"cost {cost:.1f} (at most {START_LIMIT_MS}){verdict(cost <= START_LIMIT_MS)}")
+    return cost <= START_LIMIT_MS
+
+
+def report_throughput(bare, sandbox):
+    ratio = statistics.median(b / a for a, b in zip(bare, sandbox))
+    print(f"one TCP stream, {len(bare)} paired rounds, median Gbit/s")
+    print(f"  bare veth {statistics.median(bare) * 8e-9:.2f}, from a sandbox {statistics.median(sandbox) * 8e-9:.2f}, "
+          f"{ratio:.0%} (at least {THROUGHPUT_LIMIT:.0%}){verdict(ratio >= THROUGHPUT_LIMIT)}")
+    return ratio >= THROUGHPUT_LIMIT
+
+
+def main():
+    arguments = sys.argv[1:] + ["40", "7", "1.5"][len(sys.argv) - 1:]
+    start_rounds, throughput_rounds, seconds = int(arguments[0]), int(arguments[1]), arguments[2]
+    sink = None
+    run(["bash", "-c", LAYOUT])
+    try:
+        sink = start_sink()
+        good = report_starts(*measure_starts(start_rounds))
+        good = report_throughput(*measure_throughput(throughput_rounds, seconds)) and good
+    finally:
+        if sink is not None:
+            sink.stdin.close()
+            sink.wait()
+        subprocess.run(["bash", "-c", DEMOLISH], check=False)
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
