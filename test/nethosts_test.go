@@ -58,6 +58,8 @@ for ns in pt-public pt-lan pt-metadata; do
 done
 join() { # NAMESPACE LINK-ON-THE-HOST
 	ip link add "$2" type veth peer name eth0 netns "$1"
+	# Its link-local address is there at once, and not in the middle of a test.
+	sysctl -qw "net/ipv6/conf/$2/accept_dad=0"
 	ip link set "$2" up
 	ip -n "$1" link set eth0 up
 }

@@ -278,6 +278,7 @@ func TestEndOfPurpleEndsTheRun(t *testing.T) {
 
 // L2: SIGKILL of any one of Purple's processes leaves nothing behind.
 func TestKilledProcessesLeaveNothing(t *testing.T) {
+	noSandboxes(t)
 	before := leftovers(t)
 	for _, victim := range []string{
 		"systemctl kill --kill-whom=main -s KILL %s",

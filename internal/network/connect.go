@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -43,14 +44,14 @@ func (n *Namespace) Connect() error {
 // makeBridge makes the bridge, or adds this run's ranges to the one that is there.
 func (n *Namespace) makeBridge() error {
 	bridge, err := n.host.LinkByName(Bridge)
-	if isGone(err) {
+	if err == nil && !isOwn(bridge) {
+		bridge, err = nil, n.removeStranger(bridge)
+	}
+	if isGone(err) || err == nil && bridge == nil {
 		bridge, err = n.newBridge()
 	}
 	if err != nil {
 		return err
-	}
-	if bridge.Type() != "bridge" {
-		return fmt.Errorf("%q is a %s of somebody else's; rename it", Bridge, bridge.Type())
 	}
 	for _, family := range n.config.families() {
 		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(address(family, gateway), family.Bits())), Flags: unix.IFA_F_NODAD}
@@ -59,6 +60,25 @@ func (n *Namespace) makeBridge() error {
 		}
 	}
 	return nil
+}
+
+// isOwn tells Purple's bridge from whatever else has its name.
+func isOwn(link netlink.Link) bool {
+	return link.Type() == "bridge" && bytes.Equal(link.Attrs().HardwareAddr, bridgeMAC)
+}
+
+// removeStranger removes a bridge that has the name and no port. What is in use
+// is somebody's, and stays.
+func (n *Namespace) removeStranger(bridge netlink.Link) error {
+	links, err := list(n.host.LinkList)
+	if err != nil {
+		return fmt.Errorf("cannot list the interfaces: %w", err)
+	}
+	inUse := slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == bridge.Attrs().Index })
+	if inUse || bridge.Type() != "bridge" {
+		return fmt.Errorf("there is a %s %q of somebody else's; rename it", bridge.Type(), Bridge)
+	}
+	return n.host.LinkDel(bridge)
 }
 
 func (n *Namespace) newBridge() (netlink.Link, error) {

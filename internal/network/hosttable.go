@@ -74,9 +74,19 @@ func newHostTable(c *nftables.Conn) *hostTable {
 }
 
 // create adds the table, if it is not there, and the ranges, if they are not.
+// What has the name and is another table goes first: it is not known what it
+// would do to the packets.
 func (h *hostTable) create(ranges []netip.Prefix) error {
 	if h.exists {
-		return h.addRanges(ranges)
+		complete, err := h.complete()
+		if err != nil {
+			return err
+		}
+		if complete {
+			return h.addRanges(ranges)
+		}
+		h.remove()
+		h.exists = false
 	}
 	h.c.CreateTable(h.table)
 	for _, s := range append(h.ranges[:], h.runs[:]...) {
@@ -93,6 +103,41 @@ func (h *hostTable) create(ranges []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// ownChains are those of every table of Purple's, with their hooks.
+var ownChains = map[string]*nftables.ChainHook{
+	"input": nftables.ChainHookInput, "forward": nftables.ChainHookForward, "postrouting": nftables.ChainHookPostrouting,
+	"to_host": nil, "guard": nil,
+}
+
+// complete tells whether the table is one that create has made.
+func (h *hostTable) complete() (bool, error) {
+	chains, err := h.c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("cannot list the chains: %w", err)
+	}
+	sets, err := h.c.GetSets(h.table)
+	if err != nil {
+		return false, fmt.Errorf("cannot list the sets: %w", err)
+	}
+	found := 0
+	for _, c := range chains {
+		hook, own := ownChains[c.Name]
+		if c.Table.Name == hostTableName && own && sameNumber(c.Hooknum, hook) && (hook == nil || c.Policy != nil && *c.Policy == nftables.ChainPolicyAccept) {
+			found++
+		}
+	}
+	for _, want := range append(h.ranges[:], h.runs[:]...) {
+		if !slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == want.Name && s.IsMap == want.IsMap }) {
+			return false, nil
+		}
+	}
+	return found == len(ownChains), nil
+}
+
+func sameNumber(x, y *nftables.ChainHook) bool {
+	return x == nil && y == nil || x != nil && y != nil && *x == *y
 }
 
 func (h *hostTable) addRange(r netip.Prefix) error {
