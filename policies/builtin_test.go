@@ -34,7 +34,7 @@ func TestBuiltins(t *testing.T) {
 			if len(p.Warnings) != 0 || p.Description == "" {
 				t.Errorf("warnings %v, description %q", p.Warnings, p.Description)
 			}
-			if !p.Network.Isolated || p.Filesystem.Workspace != WorkspaceReadOnly || !p.Audit.Enabled {
+			if p.Network.Isolated != (name != "ai-dev-safe") || len(p.Network.Incoming) != 0 || p.Filesystem.Workspace != WorkspaceReadOnly || !p.Audit.Enabled {
 				t.Errorf("isolated %t, workspace %s, audit %t", p.Network.Isolated, p.Filesystem.Workspace, p.Audit.Enabled)
 			}
 			r := p.Resources
