@@ -151,6 +151,7 @@ func theWorld(t *testing.T) *netHosts {
 	world.Lock()
 	defer world.Unlock()
 	if world.hosts == nil {
+		noSandboxes(t) // nor what an earlier test's has on the host
 		hosts, err := buildWorld()
 		if err != nil {
 			t.Fatal(err)
@@ -561,6 +562,7 @@ func flows(protocols, addresses []string, ports ...string) []string {
 // server answers, each hit is noted, each packet is captured and counted.
 func TestNetworkTopology(t *testing.T) {
 	endWorld()
+	noSandboxes(t)
 	before := takeHostNetwork(t)
 	w := theWorld(t)
 	t.Run("quiet", w.testQuiet)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -87,14 +88,14 @@ type Run struct {
 	begun bool
 }
 
-// Aux is a unit that another one wants (Wants=).
+// Aux is a unit beside the one that is started.
 type Aux struct {
 	Name       string
 	Properties []Property
 }
 
-// Start asks for a transient service and, unless it exists already, for the aux
-// unit that it wants; nil: none. It returns when systemd has accepted the jobs,
+// Start asks for a transient service and, unless it is active already, for the
+// aux unit; nil: none. It returns when systemd has accepted the jobs,
 // not when the unit runs. The unit stays loaded until the connection is closed
 // (AddRef=), or its result could be gone before it is read.
 func (m *Manager) Start(ctx context.Context, name string, properties []Property, aux *Aux) (*Run, error) {
@@ -108,7 +109,7 @@ func (m *Manager) Start(ctx context.Context, name string, properties []Property,
 		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
 		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
 	}
-	wanted := m.startAux(ctx, aux)
+	auxStarted := m.startAux(ctx, aux)
 	calls = append(calls, m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})))
 	for _, call := range calls {
 		if done := <-call.Done; done.Err != nil {
@@ -118,7 +119,7 @@ func (m *Manager) Start(ctx context.Context, name string, properties []Property,
 	if err := requireVersion(<-version.Done); err != nil {
 		return nil, errors.Join(err, r.Kill(ctx))
 	}
-	if err := wanted(); err != nil {
+	if err := auxStarted(); err != nil {
 		return nil, errors.Join(err, r.Kill(ctx))
 	}
 	return r, nil
@@ -129,53 +130,54 @@ func unitPath(name string) dbus.ObjectPath {
 	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))
 }
 
-// startTransient asks for one transient unit. Replace: what it wants may just be
-// about to stop. A unit of the same name is an error in either mode.
 func (m *Manager) startTransient(ctx context.Context, name string, properties []Property) *dbus.Call {
-	return m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1), name, "replace", properties, []Aux{})
+	return m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1), name, "fail", properties, []Aux{})
 }
 
-// startAux asks for the aux unit, before the one that wants it. The function
-// that it returns makes sure, after that one, that it is there: it may have been
-// on its way out.
+// startAux asks for the aux unit. The function that it returns waits until that
+// is active, this one or one that was there: it may have been on its way out.
 func (m *Manager) startAux(ctx context.Context, aux *Aux) func() error {
 	if aux == nil {
 		return func() error { return nil }
 	}
 	first := m.startTransient(ctx, aux.Name, aux.Properties)
 	return func() error {
-		err := existing((<-first.Done).Err)
-		if err == nil {
-			err = m.requireLoaded(aux.Name)
+		for call, end := first, time.Now().Add(auxTimeout); ; call = m.startTransient(ctx, aux.Name, aux.Properties) {
+			err := (<-call.Done).Err
+			if isUnitExists(err) {
+				err = m.requireActive(aux.Name)
+			}
+			if err == nil {
+				return nil
+			}
+			if !errors.Is(err, errNotActive) || time.Now().After(end) {
+				return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
+			}
+			time.Sleep(auxPause)
 		}
-		if errors.Is(err, errNotLoaded) {
-			err = existing((<-m.startTransient(ctx, aux.Name, aux.Properties).Done).Err)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
-		}
-		return nil
 	}
 }
 
-// existing takes a unit that exists for one that was started.
-func existing(err error) error {
+// How long a unit that is on its way out may take, and how often it is looked at.
+const (
+	auxTimeout = 10 * time.Second
+	auxPause   = 5 * time.Millisecond
+)
+
+func isUnitExists(err error) bool {
 	var e dbus.Error
-	if errors.As(err, &e) && e.Name == errUnitExists {
-		return nil
-	}
-	return err
+	return errors.As(err, &e) && e.Name == errUnitExists
 }
 
-var errNotLoaded = errors.New("the unit is not loaded")
+var errNotActive = errors.New("a unit of this name exists and does not become active")
 
-func (m *Manager) requireLoaded(name string) error {
+func (m *Manager) requireActive(name string) error {
 	var state string
-	if err := m.bus.Object(managerName, unitPath(name)).Call(propsIf+".Get", 0, unitIf, "LoadState").Store(&state); err != nil {
+	if err := m.bus.Object(managerName, unitPath(name)).Call(propsIf+".Get", 0, unitIf, "ActiveState").Store(&state); err != nil {
 		return err
 	}
-	if state != "loaded" {
-		return errNotLoaded
+	if state != "active" {
+		return errNotActive
 	}
 	return nil
 }

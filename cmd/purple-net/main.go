@@ -1,12 +1,13 @@
-// Command purple-net removes what the networks of runs have left on the host.
-// systemd calls it at the end of units, whatever has become of purple; it is not
-// meant to be called by hand.
+// Command purple-net removes what the networks of runs have on the host: of one
+// run at its end, and all of it after the last. systemd runs it, whatever has
+// become of purple; it is not meant to be called by hand.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 
 	"github.com/purple-sandbox/purple/internal/network"
@@ -25,16 +26,18 @@ func main() {
 }
 
 func run(args []string) error {
-	if err := enterManagersNamespace(); err != nil {
-		return err
-	}
 	switch {
-	case len(args) == 3 && args[0] == "disconnect": // one run
+	case len(args) == 3 && args[0] == "disconnect":
+		if err := enterManagersNamespace(); err != nil {
+			return err
+		}
 		return network.Disconnect(args[1], args[2])
-	case len(args) == 1 && args[0] == "down": // the host's part, after the last
-		return network.Down()
+	case len(args) == 1 && args[0] == "hold":
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+		return network.Hold(signals)
 	default:
-		return errors.New("usage: purple-net disconnect UNIT PORT | purple-net down; systemd calls it for purple")
+		return errors.New("usage: purple-net disconnect UNIT PORT | purple-net hold; systemd calls it for purple")
 	}
 }
 

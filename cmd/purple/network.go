@@ -12,6 +12,7 @@ import (
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/units"
+	"golang.org/x/sys/unix"
 )
 
 // uplink is the network of a run, as far as purple has made it.
@@ -132,24 +133,25 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	return nil
 }
 
-// networkUnit is active as long as a networked run is. Every run wants it and
-// nobody else does, so systemd stops it after the last one, which removes the
-// host's part.
-const networkUnit = "purple-network.service"
+// networkUnit holds the host's part of the network as long as a networked run
+// is there, and removes it after the last. The name is none of 'purple-*': those
+// are the sandboxes.
+const networkUnit = "purplenet.service"
 
 // properties are those of the run's unit.
 func (u *uplink) properties() []units.Property {
 	if u == nil {
 		return nil
 	}
-	all := []units.Property{property("NetworkNamespacePath", u.Path()), property("Wants", []string{networkUnit})}
+	all := []units.Property{property("NetworkNamespacePath", u.Path())}
 	if u.hasRules {
 		all = append(all, property("ExecStopPost", u.helperCommand("disconnect", u.unit, u.Port())))
 	}
 	return all
 }
 
-// aux is the unit that a networked run wants.
+// aux is the unit that every networked run starts, unless it is there. It must
+// outlive whoever started it, and mends itself when it is killed.
 func (u *uplink) aux() *units.Aux {
 	if u == nil {
 		return nil
@@ -157,12 +159,12 @@ func (u *uplink) aux() *units.Aux {
 	return &units.Aux{Name: networkUnit, Properties: []units.Property{
 		property("Description", "Network of the Purple sandboxes"),
 		property("Slice", "purple.slice"),
-		property("Type", "oneshot"),
-		property("RemainAfterExit", true),
-		property("StopWhenUnneeded", true),
+		property("ExecStart", u.helperCommand("hold")),
+		property("Restart", "on-failure"),
+		property("CapabilityBoundingSet", uint64(1)<<unix.CAP_NET_ADMIN),
+		property("NoNewPrivileges", true),
 		property("CollectMode", "inactive-or-failed"),
 		property("SyslogIdentifier", "purple-net"),
-		property("ExecStop", u.helperCommand("down")),
 	}}
 }
 

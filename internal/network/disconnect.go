@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -36,40 +37,98 @@ const (
 	// linger is how long the host's part outlives the last run: the next one
 	// often follows at once, and taking a bridge down waits for the kernel.
 	linger = time.Second
-	// patience is how long the links of ended runs may take to go.
-	patience = 3 * time.Second
-	pause    = 100 * time.Millisecond
+	// lookAgain bounds what a lost notification costs.
+	lookAgain = time.Minute
 )
 
-// Down removes the host's part when no run has a link any more. Where one still
-// has after a while it leaves all as it is: that run is a new one, and Down is
-// called again after it.
-func Down() error {
-	time.Sleep(linger)
-	for end := time.Now().Add(patience); ; time.Sleep(pause) {
-		removed, err := removeUnused()
-		if removed || err != nil || time.Now().After(end) {
+// Hold stays as long as a run has a link, and then removes the host's part.
+// At a signal it leaves at once, and the host's part goes only if nobody uses
+// it. It is to be the last that its process does, see removeUnused.
+func Hold(signals <-chan os.Signal) error {
+	changes, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
+	defer close(done)
+	if err := netlink.LinkSubscribe(changes, done); err != nil {
+		return fmt.Errorf("cannot follow the interfaces: %w", err)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("cannot ask the kernel about the network: %w", err)
+	}
+	defer h.Close()
+	w := waiter{changes, signals}
+	for {
+		ports, err := portsOf(h)
+		if err != nil {
+			return err
+		}
+		if len(ports) > 0 {
+			if why, err := w.wait(lookAgain); why == signalled || err != nil {
+				return err
+			}
+			continue
+		}
+		why, err := w.wait(linger)
+		if err != nil {
+			return err
+		}
+		if why == changed {
+			continue
+		}
+		if removed, err := removeUnused(h); removed || why == signalled || err != nil {
 			return err
 		}
 	}
 }
 
-func removeUnused() (bool, error) {
+type waiter struct {
+	changes <-chan netlink.LinkUpdate
+	signals <-chan os.Signal
+}
+
+// reason is why a wait has ended.
+type reason int
+
+const (
+	elapsed reason = iota
+	changed
+	signalled
+)
+
+func (w waiter) wait(d time.Duration) (reason, error) {
+	select {
+	case _, ok := <-w.changes:
+		if !ok {
+			return elapsed, errors.New("cannot follow the interfaces any more")
+		}
+		return changed, nil
+	case <-w.signals:
+		return signalled, nil
+	case <-time.After(d):
+		return elapsed, nil
+	}
+}
+
+// removeUnused looks once more, with the lock that a new run needs to get a
+// link. When it has removed all it keeps the lock until the process ends: the
+// next run then finds no unit of this process any more and starts another.
+func removeUnused(h *netlink.Handle) (bool, error) {
 	unlock, err := lock()
 	if err != nil {
 		return false, err
 	}
 	defer unlock.Close()
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return false, fmt.Errorf("cannot ask the kernel about the network: %w", err)
-	}
-	defer h.Close()
-	used, err := usedNumbers(h)
-	if err != nil || len(used) > 0 {
+	ports, err := portsOf(h)
+	if err != nil || len(ports) > 0 {
 		return false, err
 	}
-	return true, removeAll(h)
+	if err := removeAll(h); err != nil {
+		return false, err
+	}
+	// The lock is the open file's, which a second descriptor keeps (flock(2)).
+	if _, err := unix.FcntlInt(unlock.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return false, fmt.Errorf("cannot keep the lock: %w", err)
+	}
+	return true, nil
 }
 
 // removeAll takes back what forwards, then the rules, then the bridge.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,9 +26,14 @@ func (n *Namespace) link() error {
 		return err
 	}
 	defer unlock.Close()
-	used, err := usedNumbers(n.host)
+	ports, err := portsOf(n.host)
 	if err != nil {
 		return err
+	}
+	used := map[int]bool{}
+	for _, p := range ports {
+		number, _ := portNumber(p.Attrs().Name)
+		used[number] = true
 	}
 	if n.number, err = firstFree(used, capacity(n.config.Range4)); err != nil {
 		return fmt.Errorf("%s: %w", n.config.Range4, err)
@@ -51,20 +57,22 @@ func (n *Namespace) link() error {
 
 func portName(number int) string { return Bridge + "-" + strconv.Itoa(number) }
 
-// usedNumbers are those of the ports that exist.
-func usedNumbers(h *netlink.Handle) (map[int]bool, error) {
+// portsOf are the links' ends that exist on the host.
+func portsOf(h *netlink.Handle) ([]netlink.Link, error) {
 	links, err := list(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
 	}
-	used := map[int]bool{}
-	for _, l := range links {
-		text, ok := strings.CutPrefix(l.Attrs().Name, Bridge+"-")
-		if number, err := strconv.Atoi(text); ok && err == nil {
-			used[number] = true
-		}
-	}
-	return used, nil
+	return slices.DeleteFunc(links, func(l netlink.Link) bool {
+		_, isPort := portNumber(l.Attrs().Name)
+		return !isPort
+	}), nil
+}
+
+func portNumber(name string) (int, bool) {
+	text, ok := strings.CutPrefix(name, Bridge+"-")
+	number, err := strconv.Atoi(text)
+	return number, ok && err == nil
 }
 
 func firstFree(used map[int]bool, capacity int) (int, error) {

@@ -5,8 +5,8 @@
 // A run leaves next to nothing that has to be cleaned: the namespace has no
 // name, so it and its link end with the last process in it. What a run adds to
 // the host's rules, if anything, Disconnect removes (ExecStopPost= of its unit),
-// and when there is no run any more, Down removes all of the host's part
-// (ExecStop= of the unit that every networked run wants).
+// and when there is no run any more, Hold removes all of the host's part: a
+// process in a unit of its own, which every networked run starts if need be.
 package network
 
 import (
