@@ -23,7 +23,7 @@ func TestFirstUse(t *testing.T) {
 	sh(t, fmt.Sprintf("cp demo/ai_agent.py %q", dir))
 	t.Cleanup(func() { sh(t, "rm -f /etc/purple/policies/my-agent.yaml") })
 	out := sh(t, fmt.Sprintf("export PATH=%q:$PATH; cd %q; purple profile create my-agent && purple run --profile my-agent -- python3 ai_agent.py", bin, dir))
-	if strings.Count(out, "  worked ") != 5 || strings.Count(out, "  refused ") != 9 {
+	if strings.Count(out, "  worked ") != 5 || strings.Count(out, "  refused ") != 11 {
 		t.Errorf("%s", out)
 	}
 }

@@ -27,17 +27,17 @@ func main() {
 
 func run(args []string) error {
 	switch {
-	case len(args) == 3 && args[0] == "disconnect":
+	case len(args) == 2 && args[0] == "disconnect":
 		if err := enterManagersNamespace(); err != nil {
 			return err
 		}
-		return network.Disconnect(args[1], args[2])
+		return network.Disconnect(args[1])
 	case len(args) == 1 && args[0] == "hold":
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 		return network.Hold(signals)
 	default:
-		return errors.New("usage: purple-net disconnect UNIT PORT | purple-net hold; systemd calls it for purple")
+		return errors.New("usage: purple-net disconnect UNIT | purple-net hold; systemd calls it for purple")
 	}
 }
 

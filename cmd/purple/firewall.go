@@ -8,14 +8,18 @@ import (
 
 	"github.com/purple-sandbox/purple/internal/firewall"
 	"github.com/purple-sandbox/purple/internal/network"
+	"github.com/purple-sandbox/purple/translate"
 )
 
 // checkFirewall looks for what else on this machine filters forwarded packets:
 // a drop there is final, whatever Purple's own table says. What certainly drops
 // every packet of the sandbox is an error that says how to let it through; what
 // may drop some is a warning. Purple changes no table but its own.
-func (a *app) checkFirewall(u *uplink) error {
-	ipv4, ipv6, err := u.Uplinks()
+func (a *app) checkFirewall(plan *translate.Plan) error {
+	if plan.Network == nil {
+		return nil
+	}
+	ipv4, ipv6, err := network.Uplinks(plan.Network.Routes)
 	if err != nil {
 		return err
 	}

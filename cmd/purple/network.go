@@ -26,7 +26,7 @@ type uplink struct {
 
 // makeUplink makes the network that a plan asks for, nil where it isolates.
 // Nothing of the host is changed, but the published ports are taken from here on.
-func (a *app) makeUplink(plan *translate.Plan) (*uplink, error) {
+func makeUplink(plan *translate.Plan) (*uplink, error) {
 	want := plan.Network
 	if want == nil {
 		return nil, nil
@@ -45,10 +45,6 @@ func (a *app) makeUplink(plan *translate.Plan) (*uplink, error) {
 		return nil, err
 	}
 	if plan.Spec.NetworkNamespace, err = u.Inode(); err != nil {
-		u.close()
-		return nil, err
-	}
-	if err := a.checkFirewall(u); err != nil {
 		u.close()
 		return nil, err
 	}
@@ -145,7 +141,7 @@ func (u *uplink) properties() []units.Property {
 	}
 	all := []units.Property{property("NetworkNamespacePath", u.Path())}
 	if u.hasRules {
-		all = append(all, property("ExecStopPost", u.helperCommand("disconnect", u.unit, u.Port())))
+		all = append(all, property("ExecStopPost", u.helperCommand("disconnect", u.unit)))
 	}
 	return all
 }
@@ -188,7 +184,7 @@ func (s *session) abandon(ctx context.Context, u *uplink, failure error) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	<-s.watchUnit(ctx)
-	return errors.Join(failure, killErr, network.Disconnect(u.unit, u.Port()))
+	return errors.Join(failure, killErr, network.Disconnect(u.unit))
 }
 
 // explainDenied says at the end of a run what the network's rules refused.

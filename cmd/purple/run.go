@@ -57,8 +57,12 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
-	network, err := a.makeUplink(p.plan)
+	network, err := makeUplink(p.plan)
 	if err != nil {
+		return err
+	}
+	if err := a.checkFirewall(p.plan); err != nil {
+		network.close()
 		return err
 	}
 	s, err := start(ctx, manager, p, network)

@@ -25,20 +25,15 @@ var connectSteps = []step{
 // back as it was loaded. It is called when the unit's first process is there, so
 // that systemd has it undone, whatever becomes of this process.
 func (n *Namespace) Connect() error {
-	if err := <-n.verified; err != nil {
-		return fmt.Errorf("cannot read the sandbox's ruleset back: %w", err)
+	if <-n.linked; n.linkErr != nil {
+		return n.linkErr
 	}
 	unlock, err := lock()
 	if err != nil {
 		return err
 	}
 	defer unlock.Close()
-	for _, s := range connectSteps {
-		if err := s.run(n); err != nil {
-			return fmt.Errorf("cannot %s: %w", s.name, err)
-		}
-	}
-	return nil
+	return n.do(connectSteps)
 }
 
 // makeBridge makes the bridge, or adds this run's ranges to the one that is there.
@@ -178,7 +173,7 @@ func (n *Namespace) addresses() []netip.Addr {
 // forward turns forwarding on where the sandbox's packets come in and where the
 // answers do.
 func (n *Namespace) forward() error {
-	uplinks, err := n.uplinks()
+	uplinks, err := uplinks(n.host, n.config.Routes)
 	if err != nil {
 		return err
 	}
@@ -204,11 +199,11 @@ func (n *Namespace) forward() error {
 }
 
 // uplinks are the interfaces, for each family, that lead to a destination that
-// the policy allows: those of default routes, and of what it names.
-func (n *Namespace) uplinks() (map[int][]string, error) {
+// a policy allows: those of default routes, and of what it names.
+func uplinks(h *netlink.Handle, named []netip.Addr) (map[int][]string, error) {
 	found := map[int][]string{}
 	add := func(family, index int) {
-		link, err := n.host.LinkByIndex(index)
+		link, err := h.LinkByIndex(index)
 		if err != nil || link.Attrs().Flags&unix.IFF_LOOPBACK != 0 || link.Attrs().Name == Bridge {
 			return
 		}
@@ -217,7 +212,7 @@ func (n *Namespace) uplinks() (map[int][]string, error) {
 		}
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := list(func() ([]netlink.Route, error) { return n.host.RouteList(nil, family) })
+		routes, err := list(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("cannot list the routes: %w", err)
 		}
@@ -229,8 +224,8 @@ func (n *Namespace) uplinks() (map[int][]string, error) {
 			}
 		}
 	}
-	for _, dst := range n.config.Routes {
-		routes, err := n.host.RouteGet(dst.AsSlice())
+	for _, dst := range named {
+		routes, err := h.RouteGet(dst.AsSlice())
 		if err != nil {
 			continue // nothing leads there, as the command will be told
 		}
@@ -267,10 +262,16 @@ func outInterfaces(r netlink.Route) []int {
 	return out
 }
 
-// Uplinks are the interfaces through which the namespace's packets will leave
-// the host, for what examines the host's firewall.
-func (n *Namespace) Uplinks() (ipv4, ipv6 []string, err error) {
-	found, err := n.uplinks()
+// Uplinks are the interfaces through which a sandbox's packets will leave the
+// host, for what examines the host's firewall. named are addresses that the
+// policy names.
+func Uplinks(named []netip.Addr) (ipv4, ipv6 []string, err error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot ask the kernel about the network: %w", err)
+	}
+	defer h.Close()
+	found, err := uplinks(h, named)
 	return found[unix.AF_INET], found[unix.AF_INET6], err
 }
 
@@ -281,7 +282,7 @@ func (n *Namespace) addHostRules() error {
 		if err := h.create(n.config.families()); err != nil {
 			return err
 		}
-		return h.addRun(n.port, n.addresses(), n.config.ToHost)
+		return h.addRun(chainOf(n.config.Unit), n.addresses(), n.config.ToHost)
 	})
 }
 

@@ -11,26 +11,14 @@ import (
 )
 
 // Disconnect removes what the host's rules have of one run. It may be called
-// for a run that never was connected, and when its link is gone already.
-func Disconnect(unit, port string) error {
+// for a run that never was connected.
+func Disconnect(unit string) error {
 	unlock, err := lock()
 	if err != nil {
 		return err
 	}
 	defer unlock.Close()
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("cannot ask the kernel about the network: %w", err)
-	}
-	defer h.Close()
-	link, err := h.LinkByName(port)
-	if err == nil && link.Attrs().Alias != unit {
-		return nil // the name is another run's by now, and so are the rules
-	}
-	if err != nil && !isGone(err) {
-		return fmt.Errorf("cannot examine %q: %w", port, err)
-	}
-	return withHostTable(func(h *hostTable) error { return h.removeRun(port) })
+	return withHostTable(func(h *hostTable) error { return h.removeRun(chainOf(unit)) })
 }
 
 const (

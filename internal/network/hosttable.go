@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -31,7 +32,7 @@ import (
 //			ip6 saddr vmap @runs6
 //			reject with icmpx admin-prohibited
 //		}
-//		chain purple0-1 {                       # of each run that is in the maps
+//		chain purple-web-0badcafe {              # of each run that is in the maps
 //			ip daddr 192.168.1.7 udp dport 53 accept
 //		}
 //		chain forward {
@@ -240,22 +241,32 @@ func family(a netip.Addr) int {
 	return 0
 }
 
+// chainOf is the chain of a run: its unit's name, as far as it fits.
+func chainOf(unit string) string {
+	const longest = 100 // a chain's name has at most 127 characters
+	name := strings.TrimSuffix(unit, ".service")
+	return name[max(0, len(name)-longest):]
+}
+
 // addRun adds a chain that says where on the host a run may go, and nothing for
-// a run that may go nowhere there. What an earlier one of the same port and
-// address has left goes first.
-func (h *hostTable) addRun(port string, addrs []netip.Addr, toHost []Destination) error {
-	if err := h.removeRun(port); err != nil {
+// a run that may go nowhere there. What a killed one of the same addresses has
+// left goes first.
+func (h *hostTable) addRun(name string, addrs []netip.Addr, toHost []Destination) error {
+	isAddress := func(e nftables.SetElement) bool {
+		return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return bytes.Equal(e.Key, a.AsSlice()) })
+	}
+	if err := h.removeElements(isAddress); err != nil {
 		return err
 	}
 	if len(toHost) == 0 {
 		return nil
 	}
-	chain := h.c.AddChain(h.chain(port))
+	chain := h.c.AddChain(h.chain(name))
 	for _, d := range toHost {
 		h.rule(chain, destinationIn(netip.PrefixFrom(d.Address, d.Address.BitLen())), ports(d.Protocol, d.First, d.Last), verdict(expr.VerdictAccept, ""))
 	}
 	for _, a := range addrs {
-		jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: port}
+		jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: name}
 		if err := h.c.SetAddElements(h.runs[family(a)], []nftables.SetElement{{Key: a.AsSlice(), VerdictData: jump}}); err != nil {
 			return fmt.Errorf("cannot encode the address %s: %w", a, err)
 		}
@@ -263,29 +274,36 @@ func (h *hostTable) addRun(port string, addrs []netip.Addr, toHost []Destination
 	return nil
 }
 
-// removeRun removes the chain of a port, and the elements that lead there.
-func (h *hostTable) removeRun(port string) error {
+// removeRun removes the chain of a run, and the elements that lead there.
+func (h *hostTable) removeRun(name string) error {
+	return h.removeElements(func(e nftables.SetElement) bool { return e.VerdictData != nil && e.VerdictData.Chain == name })
+}
+
+// removeElements removes elements of the maps, and the chains that they lead to.
+func (h *hostTable) removeElements(which func(nftables.SetElement) bool) error {
 	if !h.exists {
 		return nil
 	}
-	found := false
+	chains := map[string]bool{}
 	for _, runs := range h.runs {
 		elements, err := h.c.GetSetElements(runs)
 		if err != nil {
 			return fmt.Errorf("cannot read the map %q: %w", runs.Name, err)
 		}
 		for _, e := range elements {
-			if e.VerdictData == nil || e.VerdictData.Chain != port {
+			if !which(e) {
 				continue
 			}
-			found = true
+			if e.VerdictData != nil {
+				chains[e.VerdictData.Chain] = true
+			}
 			if err := h.c.SetDeleteElements(runs, []nftables.SetElement{{Key: e.Key}}); err != nil {
 				return fmt.Errorf("cannot encode an address: %w", err)
 			}
 		}
 	}
-	if found {
-		h.c.DelChain(h.chain(port))
+	for name := range chains {
+		h.c.DelChain(h.chain(name))
 	}
 	return nil
 }

@@ -59,8 +59,9 @@ type Namespace struct {
 	port   string // the link's end on the host, "purple0-7"
 	number int    // of the port, from 1; the sandbox's address follows from it
 
-	verified     chan error // the ruleset, read back
-	tableExisted bool       // the host's, before this run
+	linked       chan struct{} // closed when the link is made, or cannot be
+	linkErr      error         // why it cannot; to be read when linked is closed
+	tableExisted bool          // the host's, before this run
 }
 
 // step is one thing to do. Its name completes the sentence "cannot …".
@@ -69,29 +70,46 @@ type step struct {
 	run  func(*Namespace) error
 }
 
-// steps make the namespace. The ruleset comes before the link, so that there is
-// no moment in which a packet could leave unfiltered.
-var steps = []step{
-	{"make the network namespace", (*Namespace).create},
-	{"load the sandbox's ruleset", (*Namespace).loadRules},
-	{"link the sandbox to the host", (*Namespace).link},
-	{"set the sandbox's addresses", (*Namespace).configure},
+// The ruleset comes before the link, so that there is no moment in which a
+// packet could leave unfiltered.
+var (
+	makeSteps = []step{
+		{"ask the kernel about the network", (*Namespace).open},
+		{"make the network namespace", (*Namespace).create},
+		{"load the sandbox's ruleset", (*Namespace).loadRules},
+	}
+	linkSteps = []step{
+		{"link the sandbox to the host", (*Namespace).link},
+		{"set the sandbox's addresses", (*Namespace).configure},
+		{"read the sandbox's ruleset back", (*Namespace).verifyRules},
+	}
+)
+
+func (n *Namespace) do(steps []step) error {
+	for _, s := range steps {
+		if err := s.run(n); err != nil {
+			return fmt.Errorf("cannot %s: %w", s.name, err)
+		}
+	}
+	return nil
 }
 
-// New makes the namespace. Nothing else on the host changes but for the link's
-// other end, which is down and goes with the namespace.
+// New makes the namespace with its ruleset, and begins to make its link while
+// systemd starts the unit; Connect waits for that. Nothing else on the host
+// changes but for the link's other end, which is down and goes with the
+// namespace.
 func New(config Config) (*Namespace, error) {
-	n := &Namespace{config: config, verified: make(chan error, 1)}
+	n := &Namespace{config: config, linked: make(chan struct{})}
 	done := make(chan error)
 	go func() {
 		// This thread enters the namespace and is not unlocked: it ends
 		// with the goroutine and serves nothing else.
 		runtime.LockOSThread()
-		err := n.make()
+		defer close(n.linked)
+		err := n.do(makeSteps)
 		done <- err
 		if err == nil {
-			// While the unit starts: Connect waits for it.
-			n.verified <- n.verifyRules()
+			n.linkErr = n.do(linkSteps)
 		}
 	}()
 	if err := <-done; err != nil {
@@ -101,22 +119,17 @@ func New(config Config) (*Namespace, error) {
 	return n, nil
 }
 
-func (n *Namespace) make() error {
+// open opens the handle while the thread is in the host's namespace.
+func (n *Namespace) open() error {
 	var err error
-	if n.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return fmt.Errorf("cannot ask the kernel about the network: %w", err)
-	}
-	for _, s := range steps {
-		if err := s.run(n); err != nil {
-			return fmt.Errorf("cannot %s: %w", s.name, err)
-		}
-	}
-	return nil
+	n.host, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	return err
 }
 
 // Close gives the namespace up. It is gone, with its link, unless a process is
 // in it.
 func (n *Namespace) Close() {
+	<-n.linked
 	for _, h := range []*netlink.Handle{n.host, n.own} {
 		if h != nil {
 			h.Close()
@@ -141,9 +154,6 @@ func (n *Namespace) Inode() (uint64, error) {
 	}
 	return st.Ino, nil
 }
-
-// Port is the name of the link's end on the host.
-func (n *Namespace) Port() string { return n.port }
 
 func (n *Namespace) create() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
