@@ -267,7 +267,7 @@ func (h *hostTable) addRun(name string, addrs []netip.Addr, toHost []Destination
 	}
 	for _, a := range addrs {
 		jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: name}
-		if err := h.c.SetAddElements(h.runs[family(a)], []nftables.SetElement{{Key: a.AsSlice(), VerdictData: jump}}); err != nil {
+		if err := h.c.SetAddElements(h.runs[family(a)], []nftables.SetElement{{Key: a.AsSlice(), VerdictData: jump, Comment: name}}); err != nil {
 			return fmt.Errorf("cannot encode the address %s: %w", a, err)
 		}
 	}
@@ -276,7 +276,7 @@ func (h *hostTable) addRun(name string, addrs []netip.Addr, toHost []Destination
 
 // removeRun removes the chain of a run, and the elements that lead there.
 func (h *hostTable) removeRun(name string) error {
-	return h.removeElements(func(e nftables.SetElement) bool { return e.VerdictData != nil && e.VerdictData.Chain == name })
+	return h.removeElements(func(e nftables.SetElement) bool { return e.Comment == name })
 }
 
 // removeElements removes elements of the maps, and the chains that they lead to.
@@ -294,8 +294,10 @@ func (h *hostTable) removeElements(which func(nftables.SetElement) bool) error {
 			if !which(e) {
 				continue
 			}
-			if e.VerdictData != nil {
-				chains[e.VerdictData.Chain] = true
+			// The library does not read a verdict back; the comment is the
+			// same name.
+			if e.Comment != "" {
+				chains[e.Comment] = true
 			}
 			if err := h.c.SetDeleteElements(runs, []nftables.SetElement{{Key: e.Key}}); err != nil {
 				return fmt.Errorf("cannot encode an address: %w", err)

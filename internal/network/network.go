@@ -103,7 +103,8 @@ func New(config Config) (*Namespace, error) {
 	done := make(chan error)
 	go func() {
 		// This thread enters the namespace and is not unlocked: it ends
-		// with the goroutine and serves nothing else.
+		// with the goroutine and serves nothing else. It is not the main
+		// thread, which the main goroutine keeps to itself.
 		runtime.LockOSThread()
 		defer close(n.linked)
 		err := n.do(makeSteps)
