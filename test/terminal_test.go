@@ -5,9 +5,11 @@ package test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +32,12 @@ type screen struct {
 
 func newScreen(t *testing.T, args ...string) *screen {
 	t.Helper()
-	s := &screen{done: make(chan struct{})}
-	s.cmd = call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background())
+	return screenOf(t, call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background()))
+}
+
+func screenOf(t *testing.T, cmd *exec.Cmd) *screen {
+	t.Helper()
+	s := &screen{cmd: cmd, done: make(chan struct{})}
 	s.cmd.Stdin = nil
 	var err error
 	if s.pty, err = pty.StartWithSize(s.cmd, &pty.Winsize{Rows: 33, Cols: 77}); err != nil {
@@ -106,6 +112,15 @@ func TestOutputOnATerminalIsNotLost(t *testing.T) {
 		if !strings.Contains(s.text(), "300\r\nlast\r\n") {
 			t.Fatalf("%q", s.text())
 		}
+	}
+}
+
+// Beside purple in a pipeline, others write to the same terminal.
+func TestPipelineOnATerminal(t *testing.T) {
+	cmd := exec.Command("bash", "-c", fmt.Sprintf("cd %q; %q run --profile %q -- sh -c 'seq 3; sleep 1' | cat", t.TempDir(), filepath.Join(bin, "purple"), profilePath("groups")))
+	s := screenOf(t, cmd)
+	if status := s.wait(); status != 0 || s.text() != "1\r\n2\r\n3\r\n" {
+		t.Errorf("status %d, %q", status, s.text())
 	}
 }
 
