@@ -67,7 +67,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	defer signal.Stop(signals)
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
-	if err := at.follow(ctx, signals); err != nil {
+	if err := at.follow(ctx, signals, at.events(), at.watchUnit(ctx)); err != nil {
 		return err
 	}
 	at.relay.drain()
@@ -78,8 +78,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	return s.status(at.exited, *at.ending)
 }
 
-func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal) error {
-	events, ended := at.events(), at.watchUnit(ctx)
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
 	var kill <-chan time.Time
 	for events != nil || at.ending == nil {
 		select {
@@ -93,6 +92,10 @@ func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal) erro
 			}
 		case end := <-ended:
 			at.ending = &end
+			if end.err != nil {
+				// The bus is gone, not the run: the control socket tells of its end.
+				continue
+			}
 			// What purple-init said last is still in the socket, and its
 			// end may be held by PID 1 for a while: read up to here.
 			if err := unix.Shutdown(at.conn.FD(), unix.SHUT_RD); err != nil {
