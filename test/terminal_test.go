@@ -157,6 +157,20 @@ func state(t *testing.T, pid int) string {
 	return strings.TrimSpace(sh(t, "ps -o s= -p "+strconv.Itoa(pid)))
 }
 
+// The kernel has 4096 for all: one run must not leave none to the others.
+func TestTerminalsAreFew(t *testing.T) {
+	const all = `
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+n = 0
+try:
+    while True: os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY); n += 1
+except OSError: print(n)`
+	if r := purple(t, "groups", "python3", "-c", all).mustSucceed(t); r.stdout != "256\n" {
+		t.Errorf("it could open %s", r.stdout)
+	}
+}
+
 // I7: input cannot be pushed into the caller's terminal, which is nowhere.
 func TestTerminalInjection(t *testing.T) {
 	const inject = `
