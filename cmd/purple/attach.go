@@ -54,6 +54,7 @@ type attachment struct {
 	*session
 	relay *relay
 
+	started bool          // the command runs, or has run
 	exited  *spec.Message // how the command ended, from purple-init
 	failure error         // why the sandbox could not be made
 	ending  *ending       // how the unit ended, from systemd
@@ -75,7 +76,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	if at.failure != nil {
 		return at.failure
 	}
-	return s.status(at.exited, *at.ending)
+	return s.status(at.started, at.exited, *at.ending)
 }
 
 func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
@@ -131,6 +132,7 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 func (at *attachment) handle(e event) error {
 	switch e.m.Kind {
 	case spec.Started:
+		at.started = true
 		if len(e.fds) == 1 {
 			return at.relay.start(e.fds[0])
 		}
