@@ -448,3 +448,13 @@ func TestBlockIOLimitOnATmpfs(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A stop that has to end with SIGKILL is no timeout of the policy's.
+func TestStopOfAStubbornCommand(t *testing.T) {
+	cmd, unit := start(t, `trap "" TERM; while :; do sleep 1; done`)
+	sh(t, "systemctl stop "+unit)
+	_ = cmd.Wait() // its status is looked at below
+	if status := cmd.ProcessState.ExitCode(); status != 137 {
+		t.Errorf("status %d", status)
+	}
+}

@@ -69,7 +69,7 @@ func outcome(started bool, exited *spec.Message, end units.End) (int, error) {
 	switch {
 	case end.Result == "timeout" && !started:
 		return spec.StatusRefused, errors.New("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
-	case end.Result == "timeout":
+	case end.Overran:
 		return spec.StatusTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")
 	case end.Result == "oom-kill":
 		return spec.StatusOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")

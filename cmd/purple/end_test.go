@@ -18,7 +18,8 @@ func TestOutcome(t *testing.T) {
 	}{
 		{"its own status", true, exited(7 << 8), units.End{Result: "exit-code", Code: 1, Status: 7}, 7},
 		{"a signal", true, exited(15), units.End{Result: "exit-code", Code: 1, Status: 143}, 143},
-		{"out of time", true, exited(15), units.End{Result: "timeout", Code: 1, Status: 143}, 124},
+		{"out of time", true, exited(15), units.End{Result: "timeout", Code: 1, Status: 143, Overran: true}, 124},
+		{"killed after a stop", true, nil, units.End{Result: "timeout", Code: 2, Status: 9}, 137},
 		{"out of time before the command", false, nil, units.End{Result: "timeout", Code: 2, Status: 15}, 125},
 		{"out of memory", true, nil, units.End{Result: "oom-kill", Code: 2, Status: 9}, 137},
 		{"purple-init not executed", false, nil, units.End{Result: "exit-code", Code: 1, Status: 203}, 125},
