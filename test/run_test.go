@@ -314,6 +314,35 @@ func leftovers(t *testing.T) string {
 	return sh(t, `pgrep -c purple-init || :; grep -c . /proc/self/mountinfo; ls /run /tmp | grep -i purple || :; find /sys/fs/cgroup -name 'purple-*' | sort`)
 }
 
+// What the kernel counts per user belongs to the run's user: the command uses
+// up its own inotify instances and queued signals, not those of the host's root.
+func TestCountersOfTheHostsRoot(t *testing.T) {
+	const exhaust = `
+import ctypes, os, signal, time
+libc = ctypes.CDLL(None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 1])
+notify = queued = 0
+while libc.inotify_init1(0) >= 0: notify += 1
+while libc.sigqueue(os.getpid(), signal.SIGRTMIN + 1, None) == 0: queued += 1
+print(notify > 0, queued > 0, flush=True)
+time.sleep(300)`
+	const host = `python3 -c '
+import ctypes
+libc = ctypes.CDLL(None)
+print(libc.inotify_init1(0) >= 0, libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p())) == 0)'`
+	if control := sh(t, host); control != "True True\n" {
+		t.Fatalf("control: %q", control)
+	}
+	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", profilePath("groups"), "--", "python3", "-c", exhaust}}.run(t).mustSucceed(t).stdout)
+	defer sh(t, "systemctl stop "+unit)
+	eventually(t, "the command has used everything up", time.Minute, func() bool {
+		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat -u "+unit), "True True")
+	})
+	if got := sh(t, host); got != "True True\n" {
+		t.Errorf("inotify_init1 and timer_create of root: %q", got)
+	}
+}
+
 // L7: the manager and its friends come and go, the run and its limits stay.
 func TestManagerReload(t *testing.T) {
 	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", profilePath("plain"), "--", "sleep", "300"}}.run(t).mustSucceed(t).stdout)
@@ -417,5 +446,15 @@ func TestBlockIOLimitOnATmpfs(t *testing.T) {
 	r := call{args: []string{"run", "--profile", profile, "--", dir + "/probe", "identity"}}.run(t).mustSucceed(t)
 	if !strings.Contains(r.stderr, "is on a tmpfs: there is no disk to limit") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A stop that has to end with SIGKILL is no timeout of the policy's.
+func TestStopOfAStubbornCommand(t *testing.T) {
+	cmd, unit := start(t, `trap "" TERM; while :; do sleep 1; done`)
+	sh(t, "systemctl stop "+unit)
+	_ = cmd.Wait() // its status is looked at below
+	if status := cmd.ProcessState.ExitCode(); status != 137 {
+		t.Errorf("status %d", status)
 	}
 }

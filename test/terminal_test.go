@@ -5,9 +5,11 @@ package test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +32,12 @@ type screen struct {
 
 func newScreen(t *testing.T, args ...string) *screen {
 	t.Helper()
-	s := &screen{done: make(chan struct{})}
-	s.cmd = call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background())
+	return screenOf(t, call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background()))
+}
+
+func screenOf(t *testing.T, cmd *exec.Cmd) *screen {
+	t.Helper()
+	s := &screen{cmd: cmd, done: make(chan struct{})}
 	s.cmd.Stdin = nil
 	var err error
 	if s.pty, err = pty.StartWithSize(s.cmd, &pty.Winsize{Rows: 33, Cols: 77}); err != nil {
@@ -109,6 +115,15 @@ func TestOutputOnATerminalIsNotLost(t *testing.T) {
 	}
 }
 
+// Beside purple in a pipeline, others write to the same terminal.
+func TestPipelineOnATerminal(t *testing.T) {
+	cmd := exec.Command("bash", "-c", fmt.Sprintf("cd %q; %q run --profile %q -- sh -c 'seq 3; sleep 1' | cat", t.TempDir(), filepath.Join(bin, "purple"), profilePath("groups")))
+	s := screenOf(t, cmd)
+	if status := s.wait(); status != 0 || s.text() != "1\r\n2\r\n3\r\n" {
+		t.Errorf("status %d, %q", status, s.text())
+	}
+}
+
 func TestInterruptOnATerminal(t *testing.T) {
 	s := newScreen(t, "sh", "-c", "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.1; done")
 	s.expect(t, "ready")
@@ -140,6 +155,20 @@ func TestSuspendOnATerminal(t *testing.T) {
 func state(t *testing.T, pid int) string {
 	t.Helper()
 	return strings.TrimSpace(sh(t, "ps -o s= -p "+strconv.Itoa(pid)))
+}
+
+// The kernel has 4096 for all: one run must not leave none to the others.
+func TestTerminalsAreFew(t *testing.T) {
+	const all = `
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+n = 0
+try:
+    while True: os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY); n += 1
+except OSError: print(n)`
+	if r := purple(t, "groups", "python3", "-c", all).mustSucceed(t); r.stdout != "256\n" {
+		t.Errorf("it could open %s", r.stdout)
+	}
 }
 
 // I7: input cannot be pushed into the caller's terminal, which is nowhere.

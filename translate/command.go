@@ -83,18 +83,27 @@ var useful = []string{
 	"CAP_SETUID", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
 }
 
+// withheld is never given. In an idmapped mount the command's user is the owner
+// on the host: capabilities of a file, which CAP_SETFCAP lets it write for its
+// own user, would be root's there, for every user of the host to execute.
+const withheld = uint64(1) << unix.CAP_SETFCAP
+
 func (b *builder) capabilities() error {
 	if !b.p.Capabilities.DefaultDrop {
-		b.plan.Spec.Capabilities = 1<<(lastCapability+1) - 1
+		b.plan.Spec.Capabilities = (1<<(lastCapability+1) - 1) &^ withheld
 	}
 	for i, name := range b.p.Capabilities.Add {
 		n, ok := policies.CapabilityNumber(name)
 		if !ok {
 			return fmt.Errorf("internal error: capability %q", name)
 		}
-		b.plan.Spec.Capabilities |= 1 << n
-		if !slices.Contains(useful, name) {
-			b.warn(fmt.Sprintf("capabilities.add[%d]", i), "%s does nothing: it reaches the sandbox's own user namespace only, to which no such thing belongs", name)
+		b.plan.Spec.Capabilities |= 1 << n &^ withheld
+		key := fmt.Sprintf("capabilities.add[%d]", i)
+		switch {
+		case withheld>>n&1 == 1:
+			b.warn(key, "%s is not given: what it writes into a file may be root's capabilities on the host", name)
+		case !slices.Contains(useful, name):
+			b.warn(key, "%s does nothing: it reaches the sandbox's own user namespace only, to which no such thing belongs", name)
 		}
 	}
 	b.say("sandbox", "capabilities", "", "capabilities %s", b.capabilityNames())
@@ -107,11 +116,11 @@ func (b *builder) capabilities() error {
 func (b *builder) capabilityNames() string {
 	switch c := b.p.Capabilities; {
 	case !c.DefaultDrop:
-		return "all, in the sandbox's own user namespace"
-	case len(c.Add) == 0:
+		return "all but CAP_SETFCAP, in the sandbox's own user namespace"
+	case b.plan.Spec.Capabilities == 0:
 		return "none"
 	default:
-		return strings.Join(c.Add, " ")
+		return strings.Join(slices.DeleteFunc(slices.Clone(c.Add), func(name string) bool { return name == "CAP_SETFCAP" }), " ")
 	}
 }
 

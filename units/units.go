@@ -237,6 +237,9 @@ type End struct {
 	Result string // "success", "exit-code", "signal", "timeout", "oom-kill", …
 	Code   int32  // si_code of the main process: 1 exited, 2 killed, 3 dumped
 	Status int32  // exit status or signal
+	// Overran: RuntimeMaxSec= was over. The Result "timeout" without it is one
+	// of the start, or of a stop that ended with SIGKILL.
+	Overran bool
 }
 
 // Wait returns when the unit is inactive or failed.
@@ -288,7 +291,30 @@ func (r *Run) end() (End, error) {
 			return End{}, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
 		}
 	}
-	return e, nil
+	if e.Result != "timeout" {
+		return e, nil
+	}
+	var limit uint64
+	if err := dbus.Store([]any{all["RuntimeMaxUSec"].Value()}, &limit); err != nil {
+		return End{}, fmt.Errorf("cannot read RuntimeMaxUSec of %s: %w", r.name, err)
+	}
+	ran, err := r.activeTime()
+	e.Overran = ran >= limit
+	return e, err
+}
+
+// activeTime is how long the unit was active, in microseconds; 0: never.
+func (r *Run) activeTime() (uint64, error) {
+	var times [2]uint64
+	for i, name := range []string{"ActiveEnterTimestampMonotonic", "ActiveExitTimestampMonotonic"} {
+		if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".Get", 0, unitIf, name).Store(&times[i]); err != nil {
+			return 0, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
+		}
+	}
+	if times[0] == 0 || times[1] < times[0] {
+		return 0, nil
+	}
+	return times[1] - times[0], nil
 }
 
 // Kill sends SIGKILL to every process of the unit.

@@ -54,6 +54,7 @@ type attachment struct {
 	*session
 	relay *relay
 
+	started bool          // the command runs, or has run
 	exited  *spec.Message // how the command ended, from purple-init
 	denied  *spec.Denied  // what the network's rules refused; nil: nothing
 	failure error         // why the sandbox could not be made
@@ -68,7 +69,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	defer signal.Stop(signals)
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
-	if err := at.follow(ctx, signals); err != nil {
+	if err := at.follow(ctx, signals, at.events(), at.watchUnit(ctx)); err != nil {
 		return err
 	}
 	at.relay.drain()
@@ -77,11 +78,10 @@ func (a *app) attach(ctx context.Context, s *session) error {
 		return at.failure
 	}
 	a.explainDenied(s.plan.Unit, at.denied)
-	return s.status(at.exited, *at.ending)
+	return s.status(at.started, at.exited, *at.ending)
 }
 
-func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal) error {
-	events, ended := at.events(), at.watchUnit(ctx)
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
 	var kill <-chan time.Time
 	for events != nil || at.ending == nil {
 		select {
@@ -95,6 +95,10 @@ func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal) erro
 			}
 		case end := <-ended:
 			at.ending = &end
+			if end.err != nil {
+				// The bus is gone, not the run: the control socket tells of its end.
+				continue
+			}
 			// What purple-init said last is still in the socket, and its
 			// end may be held by PID 1 for a while: read up to here.
 			if err := unix.Shutdown(at.conn.FD(), unix.SHUT_RD); err != nil {
@@ -130,6 +134,7 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 func (at *attachment) handle(e event) error {
 	switch e.m.Kind {
 	case spec.Started:
+		at.started = true
 		if len(e.fds) == 1 {
 			return at.relay.start(e.fds[0])
 		}

@@ -45,16 +45,16 @@ func (s *session) watchUnit(ctx context.Context) <-chan ending {
 func (s *session) unexplained(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	return s.status(nil, <-s.watchUnit(ctx))
+	return s.status(false, nil, <-s.watchUnit(ctx))
 }
 
 // status turns both truths into the exit status: purple-init's, which is
 // exact, and systemd's, which knows the reason.
-func (s *session) status(exited *spec.Message, end ending) error {
+func (s *session) status(started bool, exited *spec.Message, end ending) error {
 	if exited == nil && end.err != nil {
 		return end.err
 	}
-	status, why := outcome(exited, end.End)
+	status, why := outcome(started, exited, end.End)
 	if why == nil {
 		return &statusError{status: status}
 	}
@@ -65,9 +65,11 @@ func (s *session) status(exited *spec.Message, end ending) error {
 const codeExited = 1
 
 // outcome is the contract of the exit statuses. A nil error: nothing to say.
-func outcome(exited *spec.Message, end units.End) (int, error) {
+func outcome(started bool, exited *spec.Message, end units.End) (int, error) {
 	switch {
-	case end.Result == "timeout":
+	case end.Result == "timeout" && !started:
+		return spec.StatusRefused, errors.New("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
+	case end.Overran:
 		return spec.StatusTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")
 	case end.Result == "oom-kill":
 		return spec.StatusOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")

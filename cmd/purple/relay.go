@@ -65,7 +65,8 @@ func (r *relay) output() *os.File {
 }
 
 // raw makes the caller's terminal pass every byte on: the line discipline is
-// the pty's inside.
+// the pty's inside. In a pipeline, what reads purple's output writes to the
+// terminal too, and its lines need their carriage returns.
 func (r *relay) raw() error {
 	if !r.terminal[0] {
 		return nil
@@ -75,6 +76,17 @@ func (r *relay) raw() error {
 		return fmt.Errorf("cannot set the terminal raw: %w", err)
 	}
 	r.saved = state
+	if r.terminal[1] {
+		return nil
+	}
+	t, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err == nil {
+		t.Oflag |= unix.OPOST
+		err = unix.IoctlSetTermios(0, unix.TCSETS, t)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set the terminal's output mode: %w", err)
+	}
 	return nil
 }
 

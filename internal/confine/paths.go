@@ -21,10 +21,17 @@ func openSource(unsafePath string, noSymlinks bool) (int, error) {
 	if noSymlinks {
 		return -1, errors.New("there is a symbolic link in the path; name the directory itself")
 	}
-	if err := requireTrustedLinks(unsafePath); err != nil {
+	if fd, err = openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_MAGICLINKS); err != nil {
 		return -1, err
 	}
-	return openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_MAGICLINKS)
+	unix.Close(fd)
+	resolved, err := followTrustedLinks(unsafePath)
+	if err != nil {
+		return -1, err
+	}
+	// Where the links lead, and no further: a directory on the way may have
+	// become a link since it was looked at.
+	return openPath(unix.AT_FDCWD, resolved, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 func openPath(dirfd int, name string, resolve uint64) (int, error) {
@@ -41,9 +48,9 @@ func openPath(dirfd int, name string, resolve uint64) (int, error) {
 // maxLinks is the kernel's own limit (path_resolution(7)).
 const maxLinks = 40
 
-// requireTrustedLinks walks name and refuses a symbolic link that is not
-// root's, or that stands in a directory where others could replace it.
-func requireTrustedLinks(name string) error {
+// followTrustedLinks gives name without its symbolic links. It refuses one that
+// is not root's, or that stands in a directory where others could replace it.
+func followTrustedLinks(name string) (string, error) {
 	at := "/"
 	rest := strings.Split(name, "/")
 	for links := 0; len(rest) > 0; {
@@ -51,28 +58,28 @@ func requireTrustedLinks(name string) error {
 		rest = rest[1:]
 		var st unix.Stat_t
 		if err := unix.Lstat(next, &st); err != nil {
-			return fmt.Errorf("cannot examine %q: %w", next, err)
+			return "", fmt.Errorf("cannot examine %q: %w", next, err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			at = next
 			continue
 		}
 		if links++; links > maxLinks {
-			return unix.ELOOP
+			return "", unix.ELOOP
 		}
 		if err := requireRootOnly(next, &st, at); err != nil {
-			return err
+			return "", err
 		}
 		target, err := readlink(next)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if path.IsAbs(target) {
 			at = "/"
 		}
 		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return nil
+	return at, nil
 }
 
 func requireRootOnly(link string, st *unix.Stat_t, dir string) error {

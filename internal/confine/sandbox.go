@@ -108,13 +108,46 @@ func (s *sandbox) spawnCommand() error {
 			attr.Sys.Foreground, attr.Sys.Ctty = true, s.tty
 		}
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"purple-init", "command"}, attr)
+	var pid int
+	err = asUser(id.HostUID, id.HostGID, func() (err error) {
+		pid, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "command"}, attr)
+		return err
+	})
 	if err != nil {
 		conn.Close()
 		return err
 	}
 	s.cmd, s.cmdConn = pid, conn
 	return s.leaveStreams()
+}
+
+// asUser calls f with the effective ids of the command's user and all
+// capabilities. Whoever makes a user namespace owns it, and the kernel charges
+// to the owner, outside, what it counts per user: inotify instances, queued
+// signals, timers, bytes in message queues (kernel/ucount.c). Made as root, it
+// would let the command use up those of every root process of the host.
+//
+// The ids are the calling thread's, which Init has locked.
+func asUser(uid, gid uint32, f func() error) error {
+	const keep = ^uintptr(0) // -1 leaves an id as it is
+	setIDs := func(uid, gid uint32) error {
+		// Without the securebit the kernel would take the effective capabilities.
+		if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secureNoSetuidFixup, 0); errno != 0 {
+			return fmt.Errorf("cannot keep the capabilities: %w", errno)
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), keep); errno != 0 {
+			return fmt.Errorf("cannot become gid %d: %w", gid, errno)
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep); errno != 0 {
+			return fmt.Errorf("cannot become uid %d: %w", uid, errno)
+		}
+		return nil
+	}
+	if err := setIDs(uid, gid); err != nil {
+		return err
+	}
+	err := f()
+	return errors.Join(err, setIDs(0, 0))
 }
 
 // startingCapabilities are the policy's and the two that the command's own

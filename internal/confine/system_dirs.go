@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +44,8 @@ const (
 	shmInodes = 4096
 	devSize   = 64 << 10
 	devInodes = 64
+
+	maxTerminals = 256
 )
 
 // makeSystemDirs makes what every sandbox has: /run (empty), /proc, /dev.
@@ -98,8 +101,10 @@ func (s *sandbox) makeDevLinks() error {
 }
 
 func (s *sandbox) makeDevMounts() error {
-	// A new instance: the caller's terminals are not in it.
-	pts, err := newFilesystem("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "ptmxmode", "0666", "mode", "0620")
+	// A new instance: the caller's terminals are not in it. All instances
+	// share the kernel's pty.max, 4096.
+	pts, err := newFilesystem("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC,
+		"ptmxmode", "0666", "mode", "0620", "max", strconv.Itoa(maxTerminals))
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,7 @@ func TestFloor(t *testing.T) {
 		{Deny, "tipc", "socket", []uint64{30, unix.SOCK_RDM}},
 		{Deny, "bluetooth", "socket", []uint64{31, unix.SOCK_RAW}},
 		{NoSys, "openat2", "openat2", nil},
+		{NoSys, "a ring", "io_uring_setup", []uint64{1, 1}},
 		{Allow, "executable", "chmod", []uint64{1, 0o755}},
 		{Deny, "setuid", "chmod", []uint64{1, 0o4755}},
 		{Deny, "setgid, high bits", "fchmod", []uint64{1, 0o2755 | high}},

@@ -48,7 +48,7 @@ func (r *Rules) list(b *strings.Builder) {
 // it answers whatever they are, else the policy's.
 func (r *Rules) explain(name string, nr int) Decision {
 	d := r.Verdict(Call{Arch: auditArch(r.arch), Nr: uint32(nr)})
-	if name == "clone3" || name == "openat2" {
+	if _, ok := unseen()[name]; ok {
 		return d
 	}
 	d = r.calls[nr]

@@ -39,11 +39,10 @@ func (r *Rules) floorVerdict(c Call) (Decision, bool) {
 	if !known {
 		return Decision{Action: NoSys, Why: "no call that Purple knows has this number"}, true
 	}
+	if why, ok := unseen()[name]; ok {
+		return Decision{Action: NoSys, Why: why}, true
+	}
 	switch name {
-	case "clone3":
-		return Decision{Action: NoSys, Why: "its flags are behind a pointer; libc falls back to clone"}, true
-	case "openat2":
-		return Decision{Action: NoSys, Why: "its mode is behind a pointer; libraries fall back to openat"}, true
 	case "clone":
 		return deniedIf(c.Args[0]>>32 != 0 || uint32(c.Args[0])&cloneNamespaces&^r.clone != 0, notGranted)
 	case "unshare":

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/translate"
+	"golang.org/x/sys/unix"
+)
+
+// A restart of the bus, by which purple hears of the unit, does not end a run.
+func TestRunOutlivesTheBus(t *testing.T) {
+	conn, theirs, err := spec.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ended := make(chan ending, 1)
+	ended <- ending{err: errors.New("the connection to systemd is gone")}
+	at := &attachment{session: &session{plan: &translate.Plan{}, conn: conn}, relay: newRelay([3]bool{})}
+	go func() {
+		for len(ended) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond) // follow has made of it what it does
+		peer := spec.NewConn(int(theirs.Fd()))
+		_ = peer.Send(spec.Message{Kind: spec.Exited, WaitStatus: 7 << 8})
+		_ = unix.Shutdown(peer.FD(), unix.SHUT_RDWR)
+	}()
+	if err := at.follow(t.Context(), nil, at.events(), ended); err != nil {
+		t.Fatal(err)
+	}
+	if status := exitStatus(at.status(at.started, at.exited, *at.ending)); status != 7 {
+		t.Errorf("status %d", status)
+	}
+}
