@@ -86,6 +86,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Who is not root is told so, and nothing is asked of the system manager.
+func TestOnlyRootMayRun(t *testing.T) {
+	dir, err := os.MkdirTemp("/var/tmp", "purple-user.")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	out := sh(t, fmt.Sprintf("chmod 755 %[1]q; cd %[1]q; setpriv --reuid=65534 --regid=65534 --clear-groups %[2]q run --profile offline -- bash -c 'echo ran' 2>&1; echo status $?", dir, filepath.Join(bin, "purple")))
+	if !strings.Contains(out, "only root may; call it with sudo") || !strings.Contains(out, "status 125") || strings.Contains(out, "ran\n") {
+		t.Error(out)
+	}
+}
+
 // R2 and the issue's own figures.
 func TestMemoryLimit(t *testing.T) {
 	r := purple(t, "memory", "python3", "-c", "b = bytearray(300 << 20); print(len(b))")

@@ -52,6 +52,9 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	a.warn(p.plan.Warnings)
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("cannot run as uid %d: this version asks the system manager, which only root may; call it with sudo", uid)
+	}
 	manager, err := connection()
 	if err != nil {
 		return err
