@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/purple-sandbox/purple/internal/firewall"
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/network"
 	"github.com/purple-sandbox/purple/translate"
 )
@@ -57,8 +58,8 @@ func obstacles(rules firewall.Ruleset, ipv4, ipv6 []string) []firewall.Obstacle 
 	var found []firewall.Obstacle
 	for family, uplinks := range map[firewall.Family][]string{firewall.IPv4: ipv4, firewall.IPv6: ipv6} {
 		for _, uplink := range uplinks {
-			out := firewall.Flow{In: network.Bridge, Out: uplink, Family: family, State: firewall.New}
-			back := firewall.Flow{In: uplink, Out: network.Bridge, Family: family, State: firewall.Established}
+			out := firewall.Flow{In: host.Bridge, Out: uplink, Family: family, State: firewall.New}
+			back := firewall.Flow{In: uplink, Out: host.Bridge, Family: family, State: firewall.Established}
 			found = append(found, rules.Obstacles(out)...)
 			found = append(found, rules.Obstacles(back)...)
 		}

@@ -14,7 +14,7 @@ const module = "github.com/purple-sandbox/purple/"
 var layers = map[string][]string{
 	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/firewall", "internal/host", "internal/network", "internal/ruleset", "internal/spec"},
 	"cmd/purple-init":   {"internal/confine", "internal/spec", "journal"},
-	"cmd/purple-net":    {"internal/network", "internal/ruleset"},
+	"cmd/purple-net":    {"internal/host", "internal/network", "internal/ruleset", "internal/spec"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
 	"translate":         {"policies", "policies/syscalls", "internal/host", "internal/ruleset", "internal/spec"},
@@ -22,7 +22,7 @@ var layers = map[string][]string{
 	"units":             {},
 	"internal/firewall": {},
 	"internal/host":     {"internal/spec"},
-	"internal/network":  {"internal/ruleset"},
+	"internal/network":  {"internal/host", "internal/ruleset", "internal/spec"},
 	"internal/ruleset":  {},
 	"internal/spec":     {},
 	"internal/confine":  {"internal/spec", "journal"},

@@ -61,7 +61,7 @@ func probeAddresses(n *Network) error {
 	if link, err := netlink.LinkByName(Bridge); err == nil {
 		bridge = link.Attrs().Index
 	}
-	addrs, err := list(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("cannot list the machine's addresses: %w", err)
 	}
@@ -84,9 +84,9 @@ func probeAddresses(n *Network) error {
 	return nil
 }
 
-// list repeats a listing that the kernel says was overtaken by a change
+// List repeats a listing that the kernel says was overtaken by a change
 // (NLM_F_DUMP_INTR of netlink(7)).
-func list[T any](ask func() ([]T, error)) ([]T, error) {
+func List[T any](ask func() ([]T, error)) ([]T, error) {
 	for tries := 0; ; tries++ {
 		found, err := ask()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) || tries == maxTries {
@@ -112,7 +112,7 @@ func toPrefix(ipnet *net.IPNet) (netip.Prefix, bool) {
 // probeRoutes looks at the main table: what other tables send elsewhere is in
 // use by somebody who chose so, and has its addresses in it all the same.
 func probeRoutes(n *Network) error {
-	routes, err := list(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+	routes, err := List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("cannot list the machine's routes: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +39,7 @@ func (n *Namespace) Connect() error {
 
 // makeBridge makes the bridge, or adds this run's ranges to the one that is there.
 func (n *Namespace) makeBridge() error {
-	bridge, err := n.host.LinkByName(Bridge)
+	bridge, err := n.host.LinkByName(host.Bridge)
 	if err == nil && !isOwn(bridge) {
 		bridge, err = nil, n.removeStranger(bridge)
 	}
@@ -65,20 +66,20 @@ func isOwn(link netlink.Link) bool {
 // removeStranger removes a bridge that has the name and no port. What is in use
 // is somebody's, and stays.
 func (n *Namespace) removeStranger(bridge netlink.Link) error {
-	links, err := list(n.host.LinkList)
+	links, err := host.List(n.host.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list the interfaces: %w", err)
 	}
 	inUse := slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == bridge.Attrs().Index })
 	if inUse || bridge.Type() != "bridge" {
-		return fmt.Errorf("there is a %s %q of somebody else's; rename it", bridge.Type(), Bridge)
+		return fmt.Errorf("there is a %s %q of somebody else's; rename it", bridge.Type(), host.Bridge)
 	}
 	return n.host.LinkDel(bridge)
 }
 
 func (n *Namespace) newBridge() (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU = Bridge, bridgeMAC, n.config.MTU
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = host.Bridge, bridgeMAC, n.config.MTU
 	snooping := false
 	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
 	if err := n.host.LinkAdd(bridge); err != nil {
@@ -110,7 +111,7 @@ func (n *Namespace) plug() error {
 	if err != nil {
 		return err
 	}
-	bridge, err := n.host.LinkByName(Bridge)
+	bridge, err := n.host.LinkByName(host.Bridge)
 	if err != nil {
 		return err
 	}
@@ -182,12 +183,12 @@ func (n *Namespace) forward() error {
 	if err != nil {
 		return err
 	}
-	if err := s.forward4(append(uplinks[unix.AF_INET], Bridge)); err != nil {
+	if err := s.forward4(append(uplinks[unix.AF_INET], host.Bridge)); err != nil {
 		return err
 	}
 	// Without a way out in IPv6 nothing of the host's IPv6 is changed.
 	if len(uplinks[unix.AF_INET6]) > 0 && n.config.Range6.IsValid() {
-		if err := s.forward6(append(uplinks[unix.AF_INET6], Bridge)); err != nil {
+		if err := s.forward6(append(uplinks[unix.AF_INET6], host.Bridge)); err != nil {
 			return err
 		}
 	}
@@ -204,7 +205,7 @@ func uplinks(h *netlink.Handle, named []netip.Addr) (map[int][]string, error) {
 	found := map[int][]string{}
 	add := func(family, index int) {
 		link, err := h.LinkByIndex(index)
-		if err != nil || link.Attrs().Flags&unix.IFF_LOOPBACK != 0 || link.Attrs().Name == Bridge {
+		if err != nil || link.Attrs().Flags&unix.IFF_LOOPBACK != 0 || link.Attrs().Name == host.Bridge {
 			return
 		}
 		if !slices.Contains(found[family], link.Attrs().Name) {
@@ -212,7 +213,7 @@ func uplinks(h *netlink.Handle, named []netip.Addr) (map[int][]string, error) {
 		}
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := list(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
+		routes, err := host.List(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("cannot list the routes: %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -129,12 +130,12 @@ func removeAll(h *netlink.Handle) error {
 	if err != nil {
 		return errors.Join(undo, fmt.Errorf("cannot remove the host's rules: %w", err))
 	}
-	bridge, err := h.LinkByName(Bridge)
+	bridge, err := h.LinkByName(host.Bridge)
 	if err == nil {
 		err = h.LinkDel(bridge)
 	}
 	if err != nil && !isGone(err) && !errors.Is(err, unix.ENODEV) {
-		return errors.Join(undo, fmt.Errorf("cannot remove %q: %w", Bridge, err))
+		return errors.Join(undo, fmt.Errorf("cannot remove %q: %w", host.Bridge, err))
 	}
 	return undo
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/purple-sandbox/purple/internal/host"
 	"golang.org/x/sys/unix"
 )
 
@@ -194,7 +195,7 @@ func (h *hostTable) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 func (h *hostTable) createInput() {
 	toHost := h.c.AddChain(h.chain("to_host"))
 	input := h.base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
-	h.rule(input, interfaceIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, Bridge), verdict(expr.VerdictGoto, toHost.Name))
+	h.rule(input, interfaceIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, host.Bridge), verdict(expr.VerdictGoto, toHost.Name))
 	h.rule(toHost, established(), verdict(expr.VerdictAccept, ""))
 	for i, runs := range h.runs {
 		h.rule(toHost, load(source, i == 1), []expr.Any{&expr.Lookup{SourceRegister: register, SetName: runs.Name, IsDestRegSet: true}})
@@ -205,8 +206,8 @@ func (h *hostTable) createInput() {
 func (h *hostTable) createForward() {
 	guard := h.c.AddChain(h.chain("guard"))
 	forward := h.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	in := interfaceIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, Bridge)
-	out := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, Bridge)
+	in := interfaceIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, host.Bridge)
+	out := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, host.Bridge)
 	h.rule(forward, out, established(), verdict(expr.VerdictAccept, ""))
 	h.rule(forward, out, verdict(expr.VerdictDrop, ""))
 	for i, ranges := range h.ranges {
@@ -218,7 +219,7 @@ func (h *hostTable) createForward() {
 
 func (h *hostTable) createPostrouting() {
 	postrouting := h.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	away := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, Bridge)
+	away := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, host.Bridge)
 	for i, ranges := range h.ranges {
 		h.rule(postrouting, isIn(ranges, i == 1), away, []expr.Any{&expr.Masq{}})
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -55,11 +56,11 @@ func (n *Namespace) link() error {
 	return nil
 }
 
-func portName(number int) string { return Bridge + "-" + strconv.Itoa(number) }
+func portName(number int) string { return host.Bridge + "-" + strconv.Itoa(number) }
 
 // portsOf are the links' ends that exist on the host.
 func portsOf(h *netlink.Handle) ([]netlink.Link, error) {
-	links, err := list(h.LinkList)
+	links, err := host.List(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
 	}
@@ -70,7 +71,7 @@ func portsOf(h *netlink.Handle) ([]netlink.Link, error) {
 }
 
 func portNumber(name string) (int, bool) {
-	text, ok := strings.CutPrefix(name, Bridge+"-")
+	text, ok := strings.CutPrefix(name, host.Bridge+"-")
 	number, err := strconv.Atoi(text)
 	return number, ok && err == nil
 }

@@ -10,7 +10,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -22,9 +21,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// Bridge is the bridge that all sandboxes are linked to.
-const Bridge = "purple0"
 
 // Config is what one run wants.
 type Config struct {
@@ -222,16 +218,3 @@ func lock() (*os.File, error) {
 	}
 	return f, nil
 }
-
-// list repeats a listing that the kernel says was overtaken by a change
-// (NLM_F_DUMP_INTR of netlink(7)).
-func list[T any](ask func() ([]T, error)) ([]T, error) {
-	for tries := 0; ; tries++ {
-		found, err := ask()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || tries == maxTries {
-			return found, err
-		}
-	}
-}
-
-const maxTries = 50

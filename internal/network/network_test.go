@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/ruleset"
 	"golang.org/x/sys/unix"
 )
@@ -89,7 +90,7 @@ func config(unit string) Config {
 // settle waits until the links of closed namespaces are gone.
 func settle(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); strings.Contains(run(t, "ip", "-o", "link"), Bridge+"-"); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); strings.Contains(run(t, "ip", "-o", "link"), host.Bridge+"-"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("a closed namespace has not gone: " + run(t, "ip", "-o", "link"))
 		}
@@ -234,7 +235,7 @@ func TestConnectAndHold(t *testing.T) {
 	if strings.Contains(table, "0badcaff") {
 		t.Errorf("a run that may go nowhere has a chain:\n%s", table)
 	}
-	if link := run(t, "ip", "-d", "link", "show", "master", Bridge); strings.Count(link, "isolated on") != 2 || strings.Count(link, "learning off") != 2 || strings.Count(link, "flood off") < 2 {
+	if link := run(t, "ip", "-d", "link", "show", "master", host.Bridge); strings.Count(link, "isolated on") != 2 || strings.Count(link, "learning off") != 2 || strings.Count(link, "flood off") < 2 {
 		t.Error(link)
 	}
 	if err := Disconnect(c.Unit); err != nil {
@@ -259,7 +260,7 @@ func TestConnectAndHold(t *testing.T) {
 // What has only the name of Purple's table or bridge is replaced, unless it is in use.
 func TestStrangers(t *testing.T) {
 	run(t, "nft", "add table inet purple; add chain inet purple forward { type filter hook forward priority 0; policy drop; }")
-	run(t, "ip", "link", "add", Bridge, "type", "bridge")
+	run(t, "ip", "link", "add", host.Bridge, "type", "bridge")
 	n := newNamespace(t, config("purple-stranger-00000001.service"))
 	if err := n.Connect(); err != nil {
 		t.Fatal(err)
@@ -268,14 +269,14 @@ func TestStrangers(t *testing.T) {
 		t.Error(table)
 	}
 	down(t, n)
-	run(t, "ip", "link", "add", Bridge, "type", "bridge")
+	run(t, "ip", "link", "add", host.Bridge, "type", "bridge")
 	run(t, "ip", "link", "add", "busy", "type", "veth", "peer", "name", "peer")
-	run(t, "ip", "link", "set", "busy", "master", Bridge)
+	run(t, "ip", "link", "set", "busy", "master", host.Bridge)
 	n = newNamespace(t, config("purple-stranger-00000002.service"))
 	if err := n.Connect(); err == nil || !strings.Contains(err.Error(), "somebody else's") {
 		t.Errorf("%v", err)
 	}
-	run(t, "ip", "link", "del", Bridge)
+	run(t, "ip", "link", "del", host.Bridge)
 	run(t, "ip", "link", "del", "busy")
 	down(t, n)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,7 +113,7 @@ func (s sysctls) forward4(devices []string) error {
 
 // turnOn changes a setting of a device. The bridge's own go with the bridge.
 func (s sysctls) turnOn(name, device string) error {
-	if device == Bridge {
+	if device == host.Bridge {
 		if err := writeSetting(name, on); err != nil {
 			return fmt.Errorf("cannot set %q: %w", name, err)
 		}
@@ -132,7 +133,7 @@ func (s sysctls) forward6(devices []string) error {
 	if already == on {
 		return nil
 	}
-	if _, err := readSetting("ipv6/conf/" + Bridge + "/force_forwarding"); err != nil {
+	if _, err := readSetting("ipv6/conf/" + host.Bridge + "/force_forwarding"); err != nil {
 		return s.forwardAll6()
 	}
 	for _, d := range devices {
@@ -154,7 +155,7 @@ func (s sysctls) forwardAll6() error {
 	for _, d := range devices {
 		name := "ipv6/conf/" + d.Name() + "/accept_ra"
 		listens, err := readSetting(name)
-		if err == nil && listens == on && !strings.HasPrefix(d.Name(), Bridge) {
+		if err == nil && listens == on && !strings.HasPrefix(d.Name(), host.Bridge) {
 			if err := s.set(name, "2"); err != nil {
 				return err
 			}
