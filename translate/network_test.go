@@ -47,6 +47,9 @@ func TestNetworkGolden(t *testing.T) {
 	plan := mustBuild(t, filtered, networked)
 	golden(t, "network.nft", []byte(plan.Network.Rules.Text()))
 	golden(t, "network.txt", []byte(plan.Text()))
+	if unit := plan.UnitFile(); !strings.Contains(unit, "NetworkNamespacePath=") || strings.Contains(unit, "PrivateNetwork") {
+		t.Error(unit)
+	}
 }
 
 func TestAddressRanges(t *testing.T) {

@@ -143,5 +143,8 @@ func (p *Plan) UnitFile() string {
 			fmt.Fprintf(out, "%s=%s\n", prop.File, text)
 		}
 	}
+	if p.Network != nil {
+		fmt.Fprintf(&service, "# NetworkNamespacePath= is that of a namespace which `purple run` makes.\n")
+	}
 	return fmt.Sprintf("# %s, to be read: the sandbox itself reaches purple-init over a socket of `purple run`.\n[Unit]\n%s\n[Service]\nStandardInput=null\n%s", p.Unit, unit.String(), service.String())
 }
