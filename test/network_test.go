@@ -155,7 +155,7 @@ func (s sandbox) sh(t *testing.T, script string) string {
 func noSandboxes(t *testing.T) {
 	t.Helper()
 	eventually(t, "no unit is left", 20*time.Second, func() bool {
-		return strings.TrimSpace(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*.service' purplenet.service")) == ""
+		return strings.TrimSpace(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*-????????.service' purplenet.service")) == ""
 	})
 }
 
