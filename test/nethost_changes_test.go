@@ -156,7 +156,7 @@ table inet admin {
 }`,
 	"input only": `
 table inet admin {
-	chain input { type filter hook input priority filter; policy drop; iifname "lo" accept; ct state established,related accept; meta l4proto ipv6-icmp accept; udp dport 20000-65535 accept; }
+	chain input { type filter hook input priority filter; policy drop; iifname "lo" accept; ct state established,related accept; meta l4proto 58 accept; udp dport 20000-65535 accept; }
 	chain forward { type filter hook forward priority filter; policy accept; }
 }`,
 	"drops others": `
