@@ -46,9 +46,9 @@ func validName(name string) bool {
 	return true
 }
 
-// escape makes a text safe for any terminal: what is not printable, or not
+// Escape makes a text safe for any terminal: what is not printable, or not
 // UTF-8, becomes \x1b.
-func escape(s string) string {
+func Escape(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {
 		r, size := utf8.DecodeRuneInString(s)

@@ -182,7 +182,7 @@ func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 // Fields are the journal's fields for the event, MESSAGE first.
 func Fields(e Event) []Field {
 	return append([]Field{
-		{fieldMessage, escape(e.message())},
+		{fieldMessage, Escape(e.message())},
 		{fieldMessageID, e.id()},
 		{fieldPriority, priority},
 		{fieldIdentifier, identifier},

@@ -1,4 +1,4 @@
-// Package units starts, follows and stops Purple's units: systemd's manager
+// Package units starts, follows, lists and stops Purple's units: systemd's manager
 // over D-Bus. It knows nothing of policies; what it starts is a list of
 // properties.
 package units

@@ -73,6 +73,9 @@ func newRootCommand(a *app) *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
-	root.AddCommand(newProfileCommand(a), newPlanCommand(a), newRunCommand(a))
+	root.AddCommand(
+		newProfileCommand(a), newPlanCommand(a), newRunCommand(a),
+		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newStopCommand(a),
+	)
 	return root
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,10 +36,18 @@ func scriptedPurple() {
 }
 
 // TestScripts runs the command lines in testdata. In a script, $USERDIR and
-// $SYSTEMDIR are the directories of profiles; $USERDIR can be written to.
+// $SYSTEMDIR are the directories of profiles; $USERDIR can be written to. The
+// condition [systemd] holds on a machine that is booted with one.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Condition: func(name string) (bool, error) {
+			if name != "systemd" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			_, err := os.Stat("/run/dbus/system_bus_socket")
+			return err == nil, nil
+		},
 		Setup: func(env *testscript.Env) error {
 			user, system := filepath.Join(env.WorkDir, ".user"), filepath.Join(env.WorkDir, ".system")
 			env.Setenv(userDirVariable, user)

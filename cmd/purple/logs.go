@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/purple-sandbox/purple/journal"
+	"github.com/purple-sandbox/purple/units"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func newLogsCommand(a *app) *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "logs [flags] NAME",
+		Short: "Print a run's output and Purple's events of it, from the journal",
+		Long: `Print what the journal has of a run, also of one that has ended.
+
+NAME is a unit, with or without ".service", a run id, or a profile of which one
+run is there. Each line has the time and who says it: "output" is the run's own
+(of a detached run; an attached one's went to its caller), "purple" an event
+that was recorded from outside of the sandbox, "systemd" the manager. No text of
+the output can change that word: what would steer a terminal is printed as \x1b.`,
+		Args:              exactlyOne("NAME"),
+		ValidArgsFunction: completeRuns(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], follow) },
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print what comes, until the run has ended")
+	return cmd
+}
+
+func (a *app) logs(ctx context.Context, arg string, follow bool) error {
+	if err := checkRunName(arg); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	manager, runs, err := running(ctx)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	unit, err := findLogged(ctx, arg, unitNames(runs))
+	if err != nil {
+		return err
+	}
+	l := &logPrinter{app: a, unit: unit}
+	if follow && slices.Contains(unitNames(runs), unit) {
+		err = l.follow(ctx, manager)
+	} else {
+		err = readJournal(ctx, l.print, unitMatches(unit)...)
+	}
+	if ctx.Err() != nil {
+		return nil // the caller has seen enough
+	}
+	if err == nil && l.cursor == "" {
+		err = fmt.Errorf("cannot find anything of %s in the journal%s", unit, permissionHint())
+	}
+	return err
+}
+
+// findLogged looks among what runs, then among what the journal remembers.
+func findLogged(ctx context.Context, arg string, names []string) (string, error) {
+	unit, err := resolve(arg, names)
+	var none *noRunError
+	if !errors.As(err, &none) {
+		return unit, err
+	}
+	logged, logErr := loggedUnits(ctx)
+	if logErr != nil {
+		return "", logErr
+	}
+	unit, err = resolve(arg, logged)
+	if errors.As(err, new(*noRunError)) {
+		none.where = ", and the journal has nothing of it" + permissionHint()
+		return "", none
+	}
+	return unit, err
+}
+
+// logPrinter prints the entries of one unit.
+type logPrinter struct {
+	*app
+	unit   string
+	cursor string // of the last entry
+}
+
+// follow prints until the run has ended and everything is printed.
+func (l *logPrinter) follow(ctx context.Context, manager *units.Manager) error {
+	reading, end := context.WithCancel(ctx)
+	defer end()
+	waited := make(chan error, 1)
+	go func() {
+		defer end()
+		waited <- manager.WaitEnd(ctx, l.unit)
+	}()
+	err := readJournal(reading, l.print, append([]string{"--follow", "--no-tail"}, unitMatches(l.unit)...)...)
+	if reading.Err() == nil {
+		return err // for a reason of journalctl's own
+	}
+	if err := <-waited; err != nil {
+		return err
+	}
+	syncJournal(ctx)
+	args := unitMatches(l.unit)
+	if l.cursor != "" {
+		args = append([]string{"--after-cursor=" + l.cursor}, args...)
+	}
+	return readJournal(ctx, l.print, args...)
+}
+
+// loggedLine is one line of `purple logs --json`.
+type loggedLine struct {
+	Time    time.Time `json:"time"`
+	Source  string    `json:"source"` // "output", "purple", "systemd"
+	Event   string    `json:"event,omitempty"`
+	Message string    `json:"message"`
+}
+
+func (l *logPrinter) print(e journal.Entry) error {
+	line, err := newLoggedLine(e, l.unit)
+	if err != nil {
+		return err
+	}
+	if l.json {
+		err = printJSONLine(l.stdout, line)
+	} else {
+		_, err = fmt.Fprintf(l.stdout, "%s %-7s %s\n", line.Time.Local().Format(time.DateTime), line.Source, line.Message)
+	}
+	l.cursor = e[fieldCursor]
+	return err
+}
+
+// newLoggedLine tells who speaks from what journald says of the sender: the
+// command reaches the journal by its output only.
+func newLoggedLine(e journal.Entry, unit string) (loggedLine, error) {
+	usec, err := strconv.ParseInt(e[fieldTime], 10, 64)
+	if err != nil {
+		return loggedLine{}, fmt.Errorf("cannot read the time of an entry: %w", err)
+	}
+	line := loggedLine{Time: time.UnixMicro(usec).UTC(), Source: "output", Message: escapeLine(e["MESSAGE"])}
+	switch {
+	case e[fieldUnit] != unit:
+		line.Source = "systemd"
+	case e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != "":
+		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
+	}
+	return line, nil
+}
+
+// escapeLine leaves the tabs, which steer no terminal.
+func escapeLine(s string) string {
+	parts := strings.Split(s, "\t")
+	for i := range parts {
+		parts[i] = journal.Escape(parts[i])
+	}
+	return strings.Join(parts, "\t")
+}
