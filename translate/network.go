@@ -55,6 +55,7 @@ const DeniedGroup = 1
 const (
 	dnsPort    = 53
 	defaultMTU = 1500
+	minMTU6    = 1280 // an interface with less has no IPv6 (RFC 8200 §5)
 )
 
 func (b *builder) network() error {
@@ -69,7 +70,7 @@ func (b *builder) network() error {
 	if n.Range4, err = b.addressRange(); err != nil {
 		return err
 	}
-	if b.h.Network.IPv6 {
+	if b.h.Network.IPv6 && n.MTU >= minMTU6 {
 		n.Range6 = range6(n.Range4)
 	}
 	b.plan.Network = n
