@@ -71,12 +71,14 @@ type step struct {
 }
 
 // The ruleset comes before the link, so that there is no moment in which a
-// packet could leave unfiltered.
+// packet could leave unfiltered. The link may have to wait for the lock, and
+// purple-init wants a loopback interface meanwhile.
 var (
 	makeSteps = []step{
 		{"ask the kernel about the network", (*Namespace).open},
 		{"make the network namespace", (*Namespace).create},
 		{"load the sandbox's ruleset", (*Namespace).loadRules},
+		{"bring up the sandbox's loopback interface", (*Namespace).raiseLoopback},
 	}
 	linkSteps = []step{
 		{"link the sandbox to the host", (*Namespace).link},
