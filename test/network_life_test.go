@@ -162,6 +162,33 @@ func TestUnusualHosts(t *testing.T) {
 	}
 }
 
+// A run that starts in the moment in which the host's part is removed waits for
+// that, makes it anew, and has it removed in turn.
+func TestStartWhileTheHostsPartGoes(t *testing.T) {
+	theWorld(t)
+	noSandboxes(t)
+	before := takeHostNetwork(t)
+	profile := outgoing(t, "[443]")
+	inside(t, profile, "true").mustSucceed(t)
+	eventually(t, "the link is gone", 20*time.Second, func() bool { return !strings.Contains(sh(t, "ip -o link"), "purple0-") })
+	// purple-net waits for the lock a second later, and the run behind it.
+	stop, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; sleep 2.5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	time.Sleep(1800 * time.Millisecond)
+	s := startSandbox(t, profile, "sleep", "300")
+	control := "tcp/" + publicWeb + "/443"
+	mustReach(t, dialFrom(t, s.namespace, control), "public", control)
+	if state := strings.TrimSpace(sh(t, "systemctl is-active purplenet.service || :")); state != "active" {
+		t.Errorf("purplenet.service is %s while a sandbox runs", state)
+	}
+	sh(t, "systemctl stop "+s.unit)
+	noSandboxes(t)
+	mustBeAsBefore(t, before)
+}
+
 // --- other people's firewalls ------------------------------------------------
 
 // A firewall that drops what a sandbox sends is named, with a way out, and

@@ -121,6 +121,11 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	}
 	err = u.Connect()
 	if err == nil {
+		// Now that there is a link for it to see. Before, it may have been
+		// about to leave.
+		err = s.unit.RequireAux(ctx, u.aux())
+	}
+	if err == nil {
 		err = s.conn.Send(spec.Message{Kind: spec.Connected}, u.descriptors()...)
 	}
 	if err != nil {
@@ -156,6 +161,7 @@ func (u *uplink) aux() *units.Aux {
 		property("Description", "Network of the Purple sandboxes"),
 		property("Slice", "purple.slice"),
 		property("ExecStart", u.helperCommand("hold")),
+		property("NotifyAccess", "main"),
 		property("Restart", "on-failure"),
 		property("CapabilityBoundingSet", uint64(1)<<unix.CAP_NET_ADMIN),
 		property("NoNewPrivileges", true),

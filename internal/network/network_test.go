@@ -121,6 +121,20 @@ func (n *Namespace) exec(t *testing.T, words ...string) string {
 	return run(t, append([]string{"nsenter", "--net=" + n.Path()}, words...)...)
 }
 
+// lockIsTaken: no run gets a link now.
+func lockIsTaken(t *testing.T) error {
+	t.Helper()
+	f, err := os.Open(runDir + "/network.lock")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
+		t.Errorf("the lock could be had: %v", err)
+	}
+	return nil
+}
+
 // down ends every run of a test, as a crash of all of them would.
 func down(t *testing.T, runs ...*Namespace) {
 	t.Helper()
@@ -128,10 +142,9 @@ func down(t *testing.T, runs ...*Namespace) {
 		n.Close()
 	}
 	settle(t)
-	if err := Hold(nil); err != nil {
+	if err := Hold(nil, func() error { return lockIsTaken(t) }); err != nil {
 		t.Fatal(err)
 	}
-	releaseLock(t)
 }
 
 // What nft itself makes of the text is what the kernel has of the netlink form.
@@ -247,7 +260,7 @@ func TestConnectAndHold(t *testing.T) {
 	n.Close()
 	signals := make(chan os.Signal, 1)
 	signals <- unix.SIGTERM
-	if err := Hold(signals); err != nil || !strings.Contains(run(t, "nft", "list", "tables"), "purple") {
+	if err := Hold(signals, func() error { return nil }); err != nil || !strings.Contains(run(t, "nft", "list", "tables"), "purple") {
 		t.Errorf("%v", err)
 	}
 	down(t, second)
@@ -373,23 +386,6 @@ func TestBehind(t *testing.T) {
 	} {
 		if got := behind(prefix(in)); got.String() != want {
 			t.Errorf("%s: %s", in, got)
-		}
-	}
-}
-
-// releaseLock closes the descriptor that removeUnused keeps for the rest of its
-// process, which here goes on.
-func releaseLock(t *testing.T) {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		var fd int
-		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		if _, scanErr := fmt.Sscan(e.Name(), &fd); err == nil && scanErr == nil && target == runDir+"/network.lock" {
-			unix.Close(fd)
 		}
 	}
 }
