@@ -129,9 +129,21 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 		err = s.conn.Send(spec.Message{Kind: spec.Connected}, u.descriptors()...)
 	}
 	if err != nil {
-		return s.abandon(ctx, u, err)
+		return s.abandon(ctx, u, s.reason(err))
 	}
 	return nil
+}
+
+// reason is what the unit's first process said before it went, where that is
+// why it could not be told anything.
+func (s *session) reason(failure error) error {
+	if !errors.Is(failure, unix.EPIPE) {
+		return failure
+	}
+	if m, _, err := s.conn.Recv(); err == nil && m.Kind == spec.Failed {
+		return refusal(m)
+	}
+	return failure
 }
 
 // networkUnit holds the host's part of the network as long as a networked run
