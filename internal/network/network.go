@@ -159,7 +159,11 @@ func (n *Namespace) Inode() (uint64, error) {
 }
 
 func (n *Namespace) create() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	err := unix.Unshare(unix.CLONE_NEWNET)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: a run that is not isolated needs root", err)
+	}
+	if err != nil {
 		return err
 	}
 	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
