@@ -133,6 +133,62 @@ nft add chain inet purple forward '{ type filter hook forward priority 0; policy
 	mustBeAsBefore(t, before)
 }
 
+// What some hosts have of their own is no hindrance, and stays.
+func TestUnusualHosts(t *testing.T) {
+	theWorld(t)
+	profile := outgoing(t, "[443]")
+	targets := []string{"tcp/" + publicWeb + "/443", "tcp/" + publicWeb6 + "/443"}
+	for name, c := range map[string]struct{ change, undo string }{
+		"a VPN's two halves": {
+			"ip route add 0.0.0.0/1 via 203.0.113.1; ip route add 128.0.0.0/1 via 203.0.113.1",
+			"ip route del 0.0.0.0/1; ip route del 128.0.0.0/1",
+		},
+		"a VPN's own table": {
+			"ip route add table 77 $(ip route show default | head -1); ip rule add pref 100 table main suppress_prefixlength 0; ip rule add pref 101 table 77; ip route del default",
+			"ip route add $(ip route show table 77 default); ip rule del pref 100; ip rule del pref 101; ip route flush table 77",
+		},
+		"IPv6 off for new interfaces": {
+			"sysctl -qw net.ipv6.conf.default.disable_ipv6=1", "sysctl -qw net.ipv6.conf.default.disable_ipv6=0",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			noSandboxes(t)
+			sh(t, c.change)
+			t.Cleanup(func() { sh(t, c.undo) })
+			before := takeHostNetwork(t)
+			mustReach(t, dialInside(t, profile, targets...), "public", targets...)
+			mustBeAsBefore(t, before)
+		})
+	}
+}
+
+// A run that starts in the moment in which the host's part is removed waits for
+// that, makes it anew, and has it removed in turn.
+func TestStartWhileTheHostsPartGoes(t *testing.T) {
+	theWorld(t)
+	noSandboxes(t)
+	before := takeHostNetwork(t)
+	profile := outgoing(t, "[443]")
+	inside(t, profile, "true").mustSucceed(t)
+	eventually(t, "the link is gone", 20*time.Second, func() bool { return !strings.Contains(sh(t, "ip -o link"), "purple0-") })
+	// purple-net waits for the lock a second later, and the run behind it.
+	stop, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; sleep 2.5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	time.Sleep(1800 * time.Millisecond)
+	s := startSandbox(t, profile, "sleep", "300")
+	control := "tcp/" + publicWeb + "/443"
+	mustReach(t, dialFrom(t, s.namespace, control), "public", control)
+	if state := strings.TrimSpace(sh(t, "systemctl is-active purplenet.service || :")); state != "active" {
+		t.Errorf("purplenet.service is %s while a sandbox runs", state)
+	}
+	sh(t, "systemctl stop "+s.unit)
+	noSandboxes(t)
+	mustBeAsBefore(t, before)
+}
+
 // --- other people's firewalls ------------------------------------------------
 
 // A firewall that drops what a sandbox sends is named, with a way out, and

@@ -330,6 +330,24 @@ func TestEveryProtocolIsDenied(t *testing.T) {
 	}
 }
 
+// Answers pass as established, and any process may bind to any IPv6 address: no
+// command makes up the peer that it then answers.
+func TestMadeUpPeerOpensNothing(t *testing.T) {
+	w := theWorld(t)
+	profile := outgoing(t, "[443]")
+	seen := w.watch(t)
+	targets := flows([]string{"answer"}, []string{publicWeb, publicWeb6, lanHost, lanHost6, metadata, metadata6, hostPublic, hostPublic6}, "9999")
+	mustNotReach(t, dialInside(t, profile, targets...), targets...)
+	seen.nothingSeen(t, w.all()...)
+	// A denied connection on the loopback interface is none of it.
+	local := flows([]string{"tcp"}, []string{"127.0.0.1", "::1", lanHost, lanHost6}, "9999")
+	for target, got := range dialInside(t, profile, local...) {
+		if got.Outcome != "ECONNREFUSED" {
+			t.Errorf("%s: %+v, want it refused at once", target, got)
+		}
+	}
+}
+
 // A CIDR entry names a private range on purpose, for its port only; it does
 // not reach the host's own address in that range.
 func TestPrivateRangeOnPurpose(t *testing.T) {

@@ -55,6 +55,7 @@ const DeniedGroup = 1
 const (
 	dnsPort    = 53
 	defaultMTU = 1500
+	minMTU6    = 1280 // an interface with less has no IPv6 (RFC 8200 §5)
 )
 
 func (b *builder) network() error {
@@ -69,7 +70,7 @@ func (b *builder) network() error {
 	if n.Range4, err = b.addressRange(); err != nil {
 		return err
 	}
-	if b.h.Network.IPv6 {
+	if b.h.Network.IPv6 && n.MTU >= minMTU6 {
 		n.Range6 = range6(n.Range4)
 	}
 	b.plan.Network = n
@@ -310,10 +311,15 @@ func deny(matches ...ruleset.Statement) ruleset.Rule {
 func (r *rules) table() ruleset.Table {
 	t := ruleset.Table{Name: "purple"}
 	output := []ruleset.Rule{
-		accept("", ruleset.OutLoopback{}),
 		// The kernel's own, which nobody asked for: not the command's to answer for.
 		{Statements: []ruleset.Statement{ruleset.ListenerReport{}, ruleset.Drop{}}},
-		deny(ruleset.ForeignSource{}),
+		// The reset of a denied connection comes from where that was to go.
+		accept("", ruleset.OutLoopback{}, ruleset.Related{}),
+		// On the loopback interface as well: the command would be answering a
+		// peer that it has made up, and answers pass as established. Not
+		// rejected: that would send something to the made-up peer, too.
+		{Statements: []ruleset.Statement{ruleset.ForeignSource{}, ruleset.Log{Group: DeniedGroup}, ruleset.Drop{}}},
+		accept("", ruleset.OutLoopback{}),
 		accept("", ruleset.Established{}),
 	}
 	output = append(output, r.single...)

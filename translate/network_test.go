@@ -57,6 +57,11 @@ func TestAddressRanges(t *testing.T) {
 		n := mustBuild(t, text, change).Network
 		return n.Range4.String() + " " + n.Range6.String()
 	}
+	// No interface with a smaller MTU has IPv6.
+	small := func(_ *Command, h *host.Facts) { h.Network = host.Network{MTU: 1279, IPv6: true} }
+	if got := ranges(filtered, small); got != "10.213.0.0/20 invalid Prefix" {
+		t.Error(got)
+	}
 	// The first four of the candidates are taken.
 	if got := ranges(filtered, networked); got != "10.213.64.0/20 fd70:7572:ad5:4000::/64" {
 		t.Error(got)

@@ -164,6 +164,15 @@ const (
 	auxPause   = 5 * time.Millisecond
 )
 
+// RequireAux makes sure that the aux unit, with which the run was started, is
+// there: started by this one or another, it may be gone again.
+func (r *Run) RequireAux(ctx context.Context, aux *Aux) error {
+	if err := r.m.requireActive(aux.Name); err == nil || !errors.Is(err, errNotActive) {
+		return err
+	}
+	return r.m.startAux(ctx, aux)()
+}
+
 func isUnitExists(err error) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == errUnitExists

@@ -35,7 +35,7 @@ func run(args []string) error {
 	case len(args) == 1 && args[0] == "hold":
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
-		return network.Hold(signals)
+		return network.Hold(signals, tellStopping)
 	default:
 		return errors.New("usage: purple-net disconnect UNIT | purple-net hold; systemd calls it for purple")
 	}

@@ -121,12 +121,29 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	}
 	err = u.Connect()
 	if err == nil {
+		// Now that there is a link for it to see. Before, it may have been
+		// about to leave.
+		err = s.unit.RequireAux(ctx, u.aux())
+	}
+	if err == nil {
 		err = s.conn.Send(spec.Message{Kind: spec.Connected}, u.descriptors()...)
 	}
 	if err != nil {
-		return s.abandon(ctx, u, err)
+		return s.abandon(ctx, u, s.reason(err))
 	}
 	return nil
+}
+
+// reason is what the unit's first process said before it went, where that is
+// why it could not be told anything.
+func (s *session) reason(failure error) error {
+	if !errors.Is(failure, unix.EPIPE) {
+		return failure
+	}
+	if m, _, err := s.conn.Recv(); err == nil && m.Kind == spec.Failed {
+		return refusal(m)
+	}
+	return failure
 }
 
 // networkUnit holds the host's part of the network as long as a networked run
@@ -156,6 +173,7 @@ func (u *uplink) aux() *units.Aux {
 		property("Description", "Network of the Purple sandboxes"),
 		property("Slice", "purple.slice"),
 		property("ExecStart", u.helperCommand("hold")),
+		property("NotifyAccess", "main"),
 		property("Restart", "on-failure"),
 		property("CapabilityBoundingSet", uint64(1)<<unix.CAP_NET_ADMIN),
 		property("NoNewPrivileges", true),

@@ -20,14 +20,15 @@ type Network struct {
 	// Addresses are those of all interfaces, loopback left out, sorted.
 	Addresses []netip.Addr
 	// Taken are the prefixes that have a route, and so are in use; without
-	// default routes and without Purple's own bridge.
+	// what stands for all addresses and without Purple's own bridge.
 	Taken []netip.Prefix
 	// BridgeAddresses are those of Purple's bridge, with its prefixes; none
 	// while there is no networked sandbox.
 	BridgeAddresses []netip.Prefix
 	// MTU is the smallest of the interfaces with a default route; 0: none has one.
 	MTU int
-	// IPv6: the kernel has it, and it is not turned off.
+	// IPv6: the kernel has it, and it is not turned off: an interface other
+	// than the loopback has an address, or a new one would get one.
 	IPv6 bool
 	DNS  DNS
 }
@@ -70,7 +71,7 @@ func probeAddresses(n *Network) error {
 		if !ok {
 			continue
 		}
-		n.IPv6 = n.IPv6 || prefix.Addr().Is6()
+		n.IPv6 = n.IPv6 || prefix.Addr().Is6() && (!prefix.Addr().IsLoopback() || newLinksHaveIPv6())
 		if prefix.Addr().IsLoopback() {
 			continue
 		}
@@ -82,6 +83,11 @@ func probeAddresses(n *Network) error {
 	slices.SortFunc(n.Addresses, netip.Addr.Compare)
 	n.Addresses = slices.Compact(n.Addresses)
 	return nil
+}
+
+func newLinksHaveIPv6() bool {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
 // List repeats a listing that the kernel says was overtaken by a change
@@ -119,7 +125,7 @@ func probeRoutes(n *Network) error {
 	mtus := map[int]int{}
 	for _, r := range routes {
 		prefix, ok := toPrefix(r.Dst)
-		if !ok || prefix.Bits() == 0 {
+		if !ok || prefix.Bits() < shortestNetwork {
 			if err := n.limitMTU(r.LinkIndex, mtus); err != nil {
 				return err
 			}
@@ -132,6 +138,11 @@ func probeRoutes(n *Network) error {
 	}
 	return nil
 }
+
+// shortestNetwork is the length of the largest network that anybody has. VPNs
+// send everything their way with two or more routes that are shorter
+// (0.0.0.0/1 and 128.0.0.0/1), so as to leave the default route alone.
+const shortestNetwork = 8
 
 // limitMTU takes an interface with a default route into account.
 func (n *Network) limitMTU(index int, known map[int]int) error {

@@ -85,6 +85,12 @@ func (n *Namespace) newBridge() (netlink.Link, error) {
 	if err := n.host.LinkAdd(bridge); err != nil {
 		return nil, err
 	}
+	if n.config.Range6.IsValid() {
+		// It may be off for new interfaces on a host whose uplink has it.
+		if err := writeSetting("ipv6/conf/"+host.Bridge+"/disable_ipv6", off); err != nil {
+			return nil, fmt.Errorf("cannot turn IPv6 on: %w", err)
+		}
+	}
 	if err := n.quietHostLink(bridge); err != nil {
 		return nil, err
 	}
@@ -199,8 +205,16 @@ func (n *Namespace) forward() error {
 	return guardRouter(s)
 }
 
+// anywhere are addresses, one in each part of the public ones for which VPNs have
+// routes of their own. Rules may choose another table than the main one for them.
+var anywhere = []netip.Addr{
+	netip.MustParseAddr("1.1.1.1"), netip.MustParseAddr("64.0.0.1"), netip.MustParseAddr("129.0.0.1"), netip.MustParseAddr("193.0.0.1"),
+	netip.MustParseAddr("2001:4860::1"), netip.MustParseAddr("2a00::1"), netip.MustParseAddr("3000::1"),
+}
+
 // uplinks are the interfaces, for each family, that lead to a destination that
-// a policy allows: those of default routes, and of what it names.
+// a policy allows: those of default routes, of public addresses, and of what it
+// names.
 func uplinks(h *netlink.Handle, named []netip.Addr) (map[int][]string, error) {
 	found := map[int][]string{}
 	add := func(family, index int) {
@@ -225,7 +239,7 @@ func uplinks(h *netlink.Handle, named []netip.Addr) (map[int][]string, error) {
 			}
 		}
 	}
-	for _, dst := range named {
+	for _, dst := range slices.Concat(anywhere, named) {
 		routes, err := h.RouteGet(dst.AsSlice())
 		if err != nil {
 			continue // nothing leads there, as the command will be told

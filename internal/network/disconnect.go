@@ -32,8 +32,10 @@ const (
 
 // Hold stays as long as a run has a link, and then removes the host's part.
 // At a signal it leaves at once, and the host's part goes only if nobody uses
-// it. It is to be the last that its process does, see removeUnused.
-func Hold(signals <-chan os.Signal) error {
+// it. It is to be the last that its process does: leaving is called when all has
+// been removed, while no run gets a link, and must make sure that a run which
+// gets its link next does not count on this process any more.
+func Hold(signals <-chan os.Signal, leaving func() error) error {
 	changes, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
 	defer close(done)
 	if err := netlink.LinkSubscribe(changes, done); err != nil {
@@ -63,7 +65,7 @@ func Hold(signals <-chan os.Signal) error {
 		if why == changed {
 			continue
 		}
-		if removed, err := removeUnused(h); removed || why == signalled || err != nil {
+		if removed, err := removeUnused(h, leaving); removed || why == signalled || err != nil {
 			return err
 		}
 	}
@@ -97,10 +99,8 @@ func (w waiter) wait(d time.Duration) (reason, error) {
 	}
 }
 
-// removeUnused looks once more, with the lock that a new run needs to get a
-// link. When it has removed all it keeps the lock until the process ends: the
-// next run then finds no unit of this process any more and starts another.
-func removeUnused(h *netlink.Handle) (bool, error) {
+// removeUnused looks once more, with the lock that a new run needs to get a link.
+func removeUnused(h *netlink.Handle, leaving func() error) (bool, error) {
 	unlock, err := lock()
 	if err != nil {
 		return false, err
@@ -113,11 +113,7 @@ func removeUnused(h *netlink.Handle) (bool, error) {
 	if err := removeAll(h); err != nil {
 		return false, err
 	}
-	// The lock is the open file's, which a second descriptor keeps (flock(2)).
-	if _, err := unix.FcntlInt(unlock.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		return false, fmt.Errorf("cannot keep the lock: %w", err)
-	}
-	return true, nil
+	return true, leaving()
 }
 
 // removeAll takes back what forwards, then the rules, then the bridge.

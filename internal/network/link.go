@@ -93,16 +93,17 @@ func (c Config) families() []netip.Prefix {
 	return []netip.Prefix{c.Range4}
 }
 
-// configure brings the namespace's two interfaces up. The address is a single
-// one, and all else is behind the bridge: no other sandbox is on the link.
-func (n *Namespace) configure() error {
+func (n *Namespace) raiseLoopback() error {
 	loopback, err := n.own.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	if err := n.own.LinkSetUp(loopback); err != nil {
-		return fmt.Errorf("cannot bring up \"lo\": %w", err)
-	}
+	return n.own.LinkSetUp(loopback)
+}
+
+// configure brings the sandbox's end of the link up. The address is a single
+// one, and all else is behind the bridge: no other sandbox is on the link.
+func (n *Namespace) configure() error {
 	link, err := n.own.LinkByName(device)
 	if err != nil {
 		return err

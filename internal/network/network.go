@@ -67,12 +67,14 @@ type step struct {
 }
 
 // The ruleset comes before the link, so that there is no moment in which a
-// packet could leave unfiltered.
+// packet could leave unfiltered. The link may have to wait for the lock, and
+// purple-init wants a loopback interface meanwhile.
 var (
 	makeSteps = []step{
 		{"ask the kernel about the network", (*Namespace).open},
 		{"make the network namespace", (*Namespace).create},
 		{"load the sandbox's ruleset", (*Namespace).loadRules},
+		{"bring up the sandbox's loopback interface", (*Namespace).raiseLoopback},
 	}
 	linkSteps = []step{
 		{"link the sandbox to the host", (*Namespace).link},
@@ -153,7 +155,11 @@ func (n *Namespace) Inode() (uint64, error) {
 }
 
 func (n *Namespace) create() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	err := unix.Unshare(unix.CLONE_NEWNET)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: a run that is not isolated needs root", err)
+	}
+	if err != nil {
 		return err
 	}
 	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)

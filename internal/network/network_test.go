@@ -75,7 +75,7 @@ func config(unit string) Config {
 				{Name: "input", Hook: ruleset.Input, Rules: []ruleset.Rule{rule(ruleset.InLoopback{}, ruleset.Accept{}), rule(ruleset.Established{}, ruleset.Accept{})}},
 				{Name: "forward", Hook: ruleset.Forward},
 				{Name: "output", Hook: ruleset.Output, Rules: []ruleset.Rule{
-					rule(ruleset.OutLoopback{}, ruleset.Accept{}), rule(ruleset.ListenerReport{}, ruleset.Drop{}),
+					rule(ruleset.OutLoopback{}, ruleset.Related{}, ruleset.Accept{}), rule(ruleset.ListenerReport{}, ruleset.Drop{}),
 					rule(ruleset.ForeignSource{}, ruleset.Goto{Chain: "denied"}),
 					rule(ruleset.To{Prefix: prefix("10.1.0.0/17")}, ruleset.Ports{Protocol: "tcp", First: 1, Last: 9}, ruleset.Accept{}),
 					rule(ruleset.To{Prefix: prefix("fd00:1::1/128")}, ruleset.Ports{Protocol: "udp", First: 53, Last: 53}, ruleset.Accept{}),
@@ -122,6 +122,20 @@ func (n *Namespace) exec(t *testing.T, words ...string) string {
 	return run(t, append([]string{"nsenter", "--net=" + n.Path()}, words...)...)
 }
 
+// lockIsTaken: no run gets a link now.
+func lockIsTaken(t *testing.T) error {
+	t.Helper()
+	f, err := os.Open(runDir + "/network.lock")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
+		t.Errorf("the lock could be had: %v", err)
+	}
+	return nil
+}
+
 // down ends every run of a test, as a crash of all of them would.
 func down(t *testing.T, runs ...*Namespace) {
 	t.Helper()
@@ -129,10 +143,9 @@ func down(t *testing.T, runs ...*Namespace) {
 		n.Close()
 	}
 	settle(t)
-	if err := Hold(nil); err != nil {
+	if err := Hold(nil, func() error { return lockIsTaken(t) }); err != nil {
 		t.Fatal(err)
 	}
-	releaseLock(t)
 }
 
 // What nft itself makes of the text is what the kernel has of the netlink form.
@@ -248,7 +261,7 @@ func TestConnectAndHold(t *testing.T) {
 	n.Close()
 	signals := make(chan os.Signal, 1)
 	signals <- unix.SIGTERM
-	if err := Hold(signals); err != nil || !strings.Contains(run(t, "nft", "list", "tables"), "purple") {
+	if err := Hold(signals, func() error { return nil }); err != nil || !strings.Contains(run(t, "nft", "list", "tables"), "purple") {
 		t.Errorf("%v", err)
 	}
 	down(t, second)
@@ -374,23 +387,6 @@ func TestBehind(t *testing.T) {
 	} {
 		if got := behind(prefix(in)); got.String() != want {
 			t.Errorf("%s: %s", in, got)
-		}
-	}
-}
-
-// releaseLock closes the descriptor that removeUnused keeps for the rest of its
-// process, which here goes on.
-func releaseLock(t *testing.T) {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		var fd int
-		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		if _, scanErr := fmt.Sscan(e.Name(), &fd); err == nil && scanErr == nil && target == runDir+"/network.lock" {
-			unix.Close(fd)
 		}
 	}
 }

@@ -121,6 +121,11 @@ func (c *Conn) Recv() (Message, []int, error) {
 	body := make([]byte, maxMessage)
 	oob := make([]byte, unix.CmsgSpace(4*maxDescriptors))
 	n, oobn, flags, err := c.recvmsg(body, oob)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The peer has left a message of this end unread. The kernel tells
+		// that once, and ahead of what the peer itself had sent.
+		n, oobn, flags, err = c.recvmsg(body, oob)
+	}
 	if errors.Is(err, unix.ECONNRESET) || (err == nil && n == 0) {
 		return Message{}, nil, io.EOF
 	}

@@ -133,6 +133,26 @@ func TestConnSeesThePeersEnd(t *testing.T) {
 	}
 }
 
+// The reason of a peer that has failed comes through, whatever it left unread.
+func TestConnHearsAPeerThatDidNot(t *testing.T) {
+	ours, peer := pair(t)
+	if err := ours.Send(Message{Kind: Connected}); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Send(Message{Kind: Failed}); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if m, _, err := ours.Recv(); err != nil || m.Kind != Failed {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if _, _, err := ours.Recv(); err != io.EOF {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestConnRefusesUnknownFields(t *testing.T) {
 	a, b := pair(t)
 	if err := unix.Sendmsg(a.FD(), []byte(`{"Kind":"go","Extra":1}`), nil, nil, 0); err != nil {

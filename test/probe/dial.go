@@ -15,8 +15,8 @@ import (
 )
 
 // flow is one way to reach something, written PROTOCOL/ADDRESS/PORT. The
-// protocols are tcp, mptcp, sctp, udp, icmp (an unprivileged echo socket) and
-// rawN (a raw socket of IP protocol N, port ignored).
+// protocols are tcp, mptcp, sctp, udp, icmp (an unprivileged echo socket),
+// answer (UDP, as an answer to a peer that the command makes up) and rawN (a raw socket of IP protocol N, port ignored).
 type flow struct {
 	protocol string
 	addr     netip.Addr
@@ -82,6 +82,8 @@ func try(target string) outcome {
 		return f.stream(unix.IPPROTO_SCTP)
 	case f.protocol == "udp":
 		return f.datagram(unix.SOCK_DGRAM, 0, []byte("probe"))
+	case f.protocol == "answer":
+		return f.answer()
 	case f.protocol == "icmp":
 		return f.datagram(unix.SOCK_DGRAM, f.icmpProtocol(), f.payload(f.icmpProtocol()))
 	case strings.HasPrefix(f.protocol, "raw"):
@@ -154,6 +156,47 @@ func (f flow) datagram(kind, protocol int, payload []byte) outcome {
 		return outcome{Call: "receive", Outcome: "timeout"}
 	}
 	return receive(fd)
+}
+
+// answer first sends a packet to itself that comes from the target's address,
+// so that what it then sends there looks like the answer.
+func (f flow) answer() outcome {
+	own, err := f.udp()
+	if err != nil {
+		return failed("socket", err)
+	}
+	defer unix.Close(own)
+	if err := unix.Connect(own, f.sockaddr(f.port)); err != nil {
+		return failed("connect", err)
+	}
+	address, err := unix.Getsockname(own)
+	if err != nil {
+		return failed("getsockname", err)
+	}
+	peer, err := f.udp()
+	if err != nil {
+		return failed("socket", err)
+	}
+	defer unix.Close(peer)
+	level, option := unix.SOL_IP, unix.IP_FREEBIND
+	if f.family() == unix.AF_INET6 {
+		level, option = unix.SOL_IPV6, unix.IPV6_FREEBIND
+	}
+	if err := unix.SetsockoptInt(peer, level, option, 1); err != nil {
+		return failed("setsockopt", err)
+	}
+	if err := unix.Bind(peer, f.sockaddr(f.port)); err != nil {
+		return failed("bind", err)
+	}
+	made := unix.Sendto(peer, []byte("made up"), 0, address)
+	if _, err := unix.Write(own, []byte("probe")); err != nil {
+		return failed("send", errors.Join(err, made))
+	}
+	return outcome{Outcome: "ok"}
+}
+
+func (f flow) udp() (int, error) {
+	return unix.Socket(f.family(), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 }
 
 func receive(fd int) outcome {
