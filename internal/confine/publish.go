@@ -74,7 +74,21 @@ func accept(listener *os.File) (*os.File, error) {
 	if err = errors.Join(err, acceptErr); err != nil {
 		return nil, err
 	}
+	noticeSilence(fd)
 	return os.NewFile(uintptr(fd), "connection"), nil
+}
+
+// noticeSilence has the kernel end a connection whose peer went without a word,
+// after five minutes (tcp(7)): it would keep its place to the end of the run.
+func noticeSilence(fd int) {
+	for _, option := range [][3]int{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 30},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 6},
+	} {
+		_ = unix.SetsockoptInt(fd, option[0], option[1], option[2]) // without, it works all the same
+	}
 }
 
 // join joins a connection from outside with one to the command's own port.
