@@ -311,16 +311,17 @@ func deny(matches ...ruleset.Statement) ruleset.Rule {
 func (r *rules) table() ruleset.Table {
 	t := ruleset.Table{Name: "purple"}
 	output := []ruleset.Rule{
+		// Every flow began with a packet that passed below. Among the related
+		// ones are the resets of denied connections, which come from where
+		// those were to go.
+		accept("", ruleset.Established{}),
 		// The kernel's own, which nobody asked for: not the command's to answer for.
 		{Statements: []ruleset.Statement{ruleset.ListenerReport{}, ruleset.Drop{}}},
-		// The reset of a denied connection comes from where that was to go.
-		accept("", ruleset.OutLoopback{}, ruleset.Related{}),
 		// On the loopback interface as well: the command would be answering a
 		// peer that it has made up, and answers pass as established. Not
 		// rejected: that would send something to the made-up peer, too.
 		{Statements: []ruleset.Statement{ruleset.ForeignSource{}, ruleset.Log{Group: DeniedGroup}, ruleset.Drop{}}},
 		accept("", ruleset.OutLoopback{}),
-		accept("", ruleset.Established{}),
 	}
 	output = append(output, r.single...)
 	output = append(output, r.denySets(&t, "host", prefixesOf(r.hostAddresses))...)

@@ -17,7 +17,8 @@ const Bridge = "purple0"
 
 // Network is what a plan with a filtered network needs to know of the machine.
 type Network struct {
-	// Addresses are those of all interfaces, loopback left out, sorted.
+	// Addresses are those of all interfaces but the loopback and Purple's own
+	// bridge, sorted. (The bridge's are private and come and go with sandboxes.)
 	Addresses []netip.Addr
 	// Taken are the prefixes that have a route, and so are in use; without
 	// what stands for all addresses and without Purple's own bridge.
@@ -75,10 +76,11 @@ func probeAddresses(n *Network) error {
 		if prefix.Addr().IsLoopback() {
 			continue
 		}
-		n.Addresses = append(n.Addresses, prefix.Addr())
-		if a.LinkIndex == bridge && !prefix.Addr().IsLinkLocalUnicast() {
+		if a.LinkIndex == bridge {
 			n.BridgeAddresses = append(n.BridgeAddresses, prefix)
+			continue
 		}
+		n.Addresses = append(n.Addresses, prefix.Addr())
 	}
 	slices.SortFunc(n.Addresses, netip.Addr.Compare)
 	n.Addresses = slices.Compact(n.Addresses)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/purple-sandbox/purple/internal/host"
@@ -20,6 +21,7 @@ var connectSteps = []step{
 	{"load the host's rules", (*Namespace).addHostRules},
 	{"let the host forward", (*Namespace).forward},
 	{"connect the sandbox to the bridge", (*Namespace).plug},
+	{"bring the sandbox's link up", (*Namespace).awaitUp},
 }
 
 // Connect links the namespace to the rest of the world, if its ruleset has read
@@ -134,6 +136,41 @@ func (n *Namespace) plug() error {
 		return fmt.Errorf("cannot bring up %q: %w", n.port, err)
 	}
 	return n.introduce(port, bridge)
+}
+
+// upTimeout bounds awaitUp, on a machine that is very busy.
+const upTimeout = 5 * time.Second
+
+// awaitUp waits until the link carries packets. The kernel opens a port and
+// starts an interface's queue in its own time after the carrier is there
+// (net/core/link_watch.c), and loses without a word what is sent before.
+func (n *Namespace) awaitUp() error {
+	for end := time.Now().Add(upTimeout); ; time.Sleep(time.Millisecond) {
+		waits, err := n.notUp()
+		if waits == "" || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%q is not up after %v", waits, upTimeout)
+		}
+	}
+}
+
+// notUp names an interface of the link that is not up yet, if there is one.
+func (n *Namespace) notUp() (string, error) {
+	for _, l := range []struct {
+		handle *netlink.Handle
+		name   string
+	}{{n.own, device}, {n.host, n.port}, {n.host, host.Bridge}} {
+		link, err := l.handle.LinkByName(l.name)
+		if err != nil {
+			return "", fmt.Errorf("cannot examine %q: %w", l.name, err)
+		}
+		if link.Attrs().OperState != netlink.OperUp {
+			return l.name, nil
+		}
+	}
+	return "", nil
 }
 
 func (n *Namespace) shieldPort(port netlink.Link) error {

@@ -125,8 +125,6 @@ func expression(s ruleset.Statement) []expr.Any {
 	switch s := s.(type) {
 	case ruleset.Established:
 		return ctState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
-	case ruleset.Related:
-		return ctState(expr.CtStateBitRELATED)
 	case ruleset.InLoopback:
 		return interfaceIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, "lo")
 	case ruleset.OutLoopback:

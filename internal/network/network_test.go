@@ -75,7 +75,7 @@ func config(unit string) Config {
 				{Name: "input", Hook: ruleset.Input, Rules: []ruleset.Rule{rule(ruleset.InLoopback{}, ruleset.Accept{}), rule(ruleset.Established{}, ruleset.Accept{})}},
 				{Name: "forward", Hook: ruleset.Forward},
 				{Name: "output", Hook: ruleset.Output, Rules: []ruleset.Rule{
-					rule(ruleset.OutLoopback{}, ruleset.Related{}, ruleset.Accept{}), rule(ruleset.ListenerReport{}, ruleset.Drop{}),
+					rule(ruleset.OutLoopback{}, ruleset.Accept{}), rule(ruleset.ListenerReport{}, ruleset.Drop{}),
 					rule(ruleset.ForeignSource{}, ruleset.Goto{Chain: "denied"}),
 					rule(ruleset.To{Prefix: prefix("10.1.0.0/17")}, ruleset.Ports{Protocol: "tcp", First: 1, Last: 9}, ruleset.Accept{}),
 					rule(ruleset.To{Prefix: prefix("fd00:1::1/128")}, ruleset.Ports{Protocol: "udp", First: 53, Last: 53}, ruleset.Accept{}),

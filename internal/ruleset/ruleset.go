@@ -55,8 +55,6 @@ type Statement interface {
 type (
 	// Established matches packets of flows that were accepted, and errors about them.
 	Established struct{}
-	// Related matches the kernel's own packets about a flow: resets, errors.
-	Related struct{}
 	// InLoopback and OutLoopback match the loopback interface.
 	InLoopback  struct{}
 	OutLoopback struct{}

@@ -78,7 +78,6 @@ func addressFamily(ipv6 bool) string {
 }
 
 func (Established) nft() string   { return "ct state established,related" }
-func (Related) nft() string       { return "ct state related" }
 func (InLoopback) nft() string    { return `iifname "lo"` }
 func (OutLoopback) nft() string   { return `oifname "lo"` }
 func (ForeignSource) nft() string { return "fib saddr type != local" }
