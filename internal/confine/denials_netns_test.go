@@ -64,7 +64,7 @@ func inNetns(t *testing.T, name string) {
 	}
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, unix.EPERM) && os.Getuid() != 0 {
-		t.Skip("this machine lets only root make a network namespace")
+		t.Fatal("needs root: this machine lets only root make a network namespace")
 	}
 	if err != nil {
 		t.Fatalf("child %s: %v\n%s", name, err, out)

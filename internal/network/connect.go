@@ -105,8 +105,7 @@ func (n *Namespace) quietHostLink(link netlink.Link) error {
 	if !n.config.Range6.IsValid() {
 		return nil
 	}
-	const none = 1 // IN6_ADDR_GEN_MODE_NONE of <linux/if_link.h>
-	if err := n.host.LinkSetIP6AddrGenMode(link, none); err != nil {
+	if err := n.host.LinkSetIP6AddrGenMode(link, noAddrGen); err != nil {
 		return fmt.Errorf("cannot turn off link-local addresses of %q: %w", link.Attrs().Name, err)
 	}
 	return nil
@@ -330,10 +329,10 @@ func Uplinks(named []netip.Addr) (ipv4, ipv6 []string, err error) {
 // addHostRules adds this run to the host's table, which it makes if need be.
 func (n *Namespace) addHostRules() error {
 	return withHostTable(func(h *hostTable) error {
-		n.tableExisted = h.exists
 		if err := h.create(n.config.families()); err != nil {
 			return err
 		}
+		n.tableExisted = h.exists // and was not replaced, guard and all
 		return h.addRun(chainOf(n.config.Unit), n.addresses(), n.config.ToHost)
 	})
 }

@@ -15,6 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// noAddrGen is IN6_ADDR_GEN_MODE_NONE of <linux/if_link.h>.
+const noAddrGen = 1
+
 // device is the sandbox's end of the link.
 const device = "eth0"
 
@@ -131,8 +134,7 @@ func (n *Namespace) keepQuiet(link netlink.Link) error {
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/accept_ra", []byte("0"), 0); err != nil {
 		return fmt.Errorf("cannot turn off router advertisements: %w", err)
 	}
-	const none = 1 // IN6_ADDR_GEN_MODE_NONE of <linux/if_link.h>
-	if err := n.own.LinkSetIP6AddrGenMode(link, none); err != nil {
+	if err := n.own.LinkSetIP6AddrGenMode(link, noAddrGen); err != nil {
 		return fmt.Errorf("cannot turn off link-local addresses: %w", err)
 	}
 	return nil

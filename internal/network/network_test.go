@@ -390,3 +390,23 @@ func TestBehind(t *testing.T) {
 		}
 	}
 }
+
+// A table that is made anew in place of a stranger keeps the host from routing
+// for others, though the settings were changed for an earlier run.
+func TestReplacedTableIsGuarded(t *testing.T) {
+	run(t, "sh", "-c", "ip link add uplink type veth peer name far && ip link set uplink up && ip addr add 203.0.113.1/24 dev uplink && ip route add default via 203.0.113.2")
+	t.Cleanup(func() { run(t, "ip", "link", "del", "uplink") })
+	first := newNamespace(t, config("purple-guard-00000001.service"))
+	if err := first.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "nft", "delete table inet purple; add table inet purple")
+	second := newNamespace(t, config("purple-guard-00000002.service"))
+	if err := second.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	if guard := run(t, "nft", "list", "chain", "inet", "purple", "guard"); !strings.Contains(guard, `iifname "uplink"`) {
+		t.Error(guard)
+	}
+	down(t, first, second)
+}
