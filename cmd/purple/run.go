@@ -43,6 +43,7 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 
 // run is the road of `purple run`: prepare, start, attach, end.
 func (a *app) run(ctx context.Context, req request) error {
+	go units.Prime()
 	connection := connect(ctx)
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
