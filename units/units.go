@@ -83,9 +83,6 @@ type Run struct {
 	m    *Manager
 	name string
 	path dbus.ObjectPath
-	// begun: the unit has left the state "inactive", in which it was loaded.
-	// systemd announces that one too.
-	begun bool
 }
 
 // Aux is a unit beside the one that is started.
@@ -100,21 +97,13 @@ type Aux struct {
 // (AddRef=), or its result could be gone before it is read.
 func (m *Manager) Start(ctx context.Context, name string, properties []Property, aux *Aux) (*Run, error) {
 	r := &Run{m: m, name: name, path: unitPath(name)}
-	match := fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
 	// The bus keeps the order of one connection's messages, so these need
-	// one wait (PID 1 may take its time): nothing the unit does comes before
-	// the match.
+	// one wait: PID 1 may take its time.
 	version := m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
-	calls := []*dbus.Call{
-		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
-		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
-	}
 	auxStarted := m.startAux(ctx, aux)
-	calls = append(calls, m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})))
-	for _, call := range calls {
-		if done := <-call.Done; done.Err != nil {
-			return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
-		}
+	started := m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)}))
+	if done := <-started.Done; done.Err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
 	}
 	if err := requireVersion(<-version.Done); err != nil {
 		return nil, errors.Join(err, r.Kill(ctx))
@@ -239,91 +228,6 @@ func explain(err error) error {
 		return fmt.Errorf("not allowed: %v", e)
 	}
 	return err
-}
-
-// End is why and how a unit ended, as systemd saw it.
-type End struct {
-	Result string // "success", "exit-code", "signal", "timeout", "oom-kill", …
-	Code   int32  // si_code of the main process: 1 exited, 2 killed, 3 dumped
-	Status int32  // exit status or signal
-	// Overran: RuntimeMaxSec= was over. The Result "timeout" without it is one
-	// of the start, or of a stop that ended with SIGKILL.
-	Overran bool
-}
-
-// Wait returns when the unit is inactive or failed.
-func (r *Run) Wait(ctx context.Context) (End, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return End{}, fmt.Errorf("cannot learn how %s ended: %w", r.name, ctx.Err())
-		case s, ok := <-r.m.signals:
-			if !ok {
-				return End{}, fmt.Errorf("cannot learn how %s ended: the connection to systemd is gone", r.name)
-			}
-			if r.isEnd(s) {
-				return r.end()
-			}
-		}
-	}
-}
-
-// isEnd tells whether s says that this unit is no longer active.
-func (r *Run) isEnd(s *dbus.Signal) bool {
-	if s.Path != r.path || len(s.Body) < 2 || s.Body[0] != unitIf {
-		return false
-	}
-	changed, ok := s.Body[1].(map[string]dbus.Variant)
-	if !ok {
-		return false
-	}
-	state, _ := changed["ActiveState"].Value().(string)
-	switch state {
-	case "inactive", "failed":
-		return r.begun
-	case "":
-		return false
-	default:
-		r.begun = true
-		return false
-	}
-}
-
-func (r *Run) end() (End, error) {
-	var all map[string]dbus.Variant
-	if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".GetAll", 0, serviceIf).Store(&all); err != nil {
-		return End{}, fmt.Errorf("cannot read the result of %s: %w", r.name, err)
-	}
-	var e End
-	for name, into := range map[string]any{"Result": &e.Result, "ExecMainCode": &e.Code, "ExecMainStatus": &e.Status} {
-		if err := dbus.Store([]any{all[name].Value()}, into); err != nil {
-			return End{}, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
-		}
-	}
-	if e.Result != "timeout" {
-		return e, nil
-	}
-	var limit uint64
-	if err := dbus.Store([]any{all["RuntimeMaxUSec"].Value()}, &limit); err != nil {
-		return End{}, fmt.Errorf("cannot read RuntimeMaxUSec of %s: %w", r.name, err)
-	}
-	ran, err := r.activeTime()
-	e.Overran = ran >= limit
-	return e, err
-}
-
-// activeTime is how long the unit was active, in microseconds; 0: never.
-func (r *Run) activeTime() (uint64, error) {
-	var times [2]uint64
-	for i, name := range []string{"ActiveEnterTimestampMonotonic", "ActiveExitTimestampMonotonic"} {
-		if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".Get", 0, unitIf, name).Store(&times[i]); err != nil {
-			return 0, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
-		}
-	}
-	if times[0] == 0 || times[1] < times[0] {
-		return 0, nil
-	}
-	return times[1] - times[0], nil
 }
 
 // Kill sends SIGKILL to every process of the unit.
