@@ -142,6 +142,7 @@ func (s *supervisor) startInit() error {
 	}
 	s.down = conn
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
@@ -199,6 +200,7 @@ func (s *supervisor) startIdmap() (*idmap, error) {
 	defer r.Close()
 	id := s.spec.Identity
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{r.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,

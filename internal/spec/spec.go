@@ -4,14 +4,14 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 2
+const Version = 3
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
-// limited to 2 MiB by the kernel's default, base64 adds a third.
+// limited to 2 MiB by the kernel's default.
 const MaxSize = 8 << 20
 
 // Spec is one sandbox. Strings that are the user's (argv, environment) are
-// bytes, because JSON would mend what is not UTF-8.
+// bytes: they need not be UTF-8.
 type Spec struct {
 	Version int
 	Unit    string // "purple-web-0123abcd.service"
