@@ -45,6 +45,10 @@ const (
 	fieldPriority     = "PRIORITY"
 	fieldIdentifier   = "SYSLOG_IDENTIFIER"
 	fieldInvocationID = "INVOCATION_ID"
+
+	// FieldObjectUnit is the unit that a message is about, where its sender is
+	// of another.
+	FieldObjectUnit = "OBJECT_SYSTEMD_UNIT"
 )
 
 const (
@@ -188,4 +192,13 @@ func Fields(e Event) []Field {
 		{fieldIdentifier, identifier},
 		{FieldEvent, e.name()},
 	}, e.own()...)
+}
+
+// Map is Fields by their names, as FromFields takes them.
+func Map(e Event) map[string]string {
+	m := map[string]string{}
+	for _, f := range Fields(e) {
+		m[f.Name] = f.Value
+	}
+	return m
 }

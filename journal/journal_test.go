@@ -27,7 +27,7 @@ func denied(protocol string, port uint16, icmpType uint8, count uint64) Connecti
 var summary = DenialsSummary{Run: run, Total: 50012, Lost: 12, Unreadable: 1, Others: 300, Destinations: 256}
 
 // examples has every type of event, and every field.
-var examples = []Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary}
+var examples = append([]Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary}, lifeExamples...)
 
 func asMap(fields []Field) map[string]string {
 	m := map[string]string{}
@@ -93,7 +93,14 @@ func TestFromFieldsRefuses(t *testing.T) {
 		for _, f := range e.own() {
 			m := asMap(Fields(e))
 			delete(m, f.Name)
-			if _, err := FromFields(m); err == nil || !strings.Contains(err.Error(), f.Name+": the field is missing") {
+			got, err := FromFields(m)
+			if optional(e, f.Name) {
+				if err != nil || got == e {
+					t.Errorf("without %s: %+v, %v", f.Name, got, err)
+				}
+				continue
+			}
+			if err == nil || !strings.Contains(err.Error(), f.Name+": the field is missing") {
 				t.Errorf("without %s: %v", f.Name, err)
 			}
 		}
@@ -264,7 +271,7 @@ func TestCatalog(t *testing.T) {
 				continue
 			}
 			for _, m := range regexp.MustCompile(`@(\w+)@`).FindAllStringSubmatch(text, -1) {
-				if _, ok := asMap(Fields(e))[m[1]]; !ok {
+				if _, ok := asMap(Fields(e))[m[1]]; !ok || optional(e, m[1]) {
 					t.Errorf("%s: an event has no %s", id, m[1])
 				}
 			}
