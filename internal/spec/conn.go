@@ -17,7 +17,7 @@ type MessageKind string
 // The messages. Down is from purple to the supervisor and on to the init of
 // the sandbox; up is the way back.
 const (
-	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
+	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams, then the log
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
 	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
@@ -31,6 +31,7 @@ const (
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
 	Refused MessageKind = "refused" // up, after Exited: Denied is what the network's rules refused
+	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 
@@ -38,13 +39,16 @@ const (
 type Message struct {
 	Kind MessageKind
 
-	Signal     int     `json:",omitempty"`
-	WaitStatus uint32  `json:",omitempty"` // as wait4(2) gives it
-	Stopping   bool    `json:",omitempty"` // the manager had asked the unit to stop before the command ended
-	Step       string  `json:",omitempty"`
-	Error      string  `json:",omitempty"`
-	Status     int     `json:",omitempty"` // exit status that goes with Failed
-	Denied     *Denied `json:",omitempty"`
+	Signal      int               `json:",omitempty"`
+	WaitStatus  uint32            `json:",omitempty"` // as wait4(2) gives it
+	Stopping    bool              `json:",omitempty"` // the manager had asked the unit to stop before the command ended
+	OutOfMemory bool              `json:",omitempty"` // the kernel has killed the command at the memory limit
+	Threads     uint64            `json:",omitempty"` // of the sandbox's init, with Exited
+	Step        string            `json:",omitempty"`
+	Error       string            `json:",omitempty"`
+	Status      int               `json:",omitempty"` // exit status that goes with Failed
+	Denied      *Denied           `json:",omitempty"`
+	Event       map[string]string `json:",omitempty"` // the fields of package journal
 }
 
 // Denied is what the rules of the network namespace have refused in a run.
