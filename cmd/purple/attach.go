@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -54,16 +55,17 @@ type attachment struct {
 	*session
 	relay *relay
 
-	started bool          // the command runs, or has run
-	exited  *spec.Message // how the command ended, from purple-init
-	denied  *spec.Denied  // what the network's rules refused; nil: nothing
-	failure error         // why the sandbox could not be made
-	ending  *ending       // how the unit ended, from systemd
+	started bool              // the command runs, or has run
+	exited  *spec.Message     // how the command ended, from purple-init
+	denied  *spec.Denied      // what the network's rules refused; nil: nothing
+	ended   *journal.RunEnded // what purple-init has recorded of the end
+	failure error             // why the sandbox could not be made
+	ending  *ending           // how the unit ended, from systemd
 }
 
 // attach stays with the run until the command's end, its last output and the
 // end of the unit have all been seen.
-func (a *app) attach(ctx context.Context, s *session) error {
+func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
 	defer signal.Stop(signals)
@@ -78,7 +80,12 @@ func (a *app) attach(ctx context.Context, s *session) error {
 		return at.failure
 	}
 	a.explainDenied(s.plan.Unit, at.denied)
-	return s.status(at.started, at.exited, *at.ending)
+	end := at.outcome()
+	if err := at.recordKilled(end); err != nil {
+		fmt.Fprintf(a.stderr, "purple: %v\n", err)
+	}
+	receipt.ended(end, at.ended)
+	return s.statusError(end)
 }
 
 func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
@@ -144,6 +151,8 @@ func (at *attachment) handle(e event) error {
 		at.exited = &e.m
 	case spec.Refused:
 		at.denied = e.m.Denied
+	case spec.Ended:
+		return at.readEnd(e.m.Event)
 	case spec.Failed:
 		at.failure = refusal(e.m)
 	}

@@ -32,7 +32,7 @@ func TestRunOutlivesTheBus(t *testing.T) {
 	if err := at.follow(t.Context(), nil, at.events(), ended); err != nil {
 		t.Fatal(err)
 	}
-	if status := exitStatus(at.status(at.started, at.exited, *at.ending)); status != 7 {
+	if status := exitStatus(at.statusError(at.outcome())); status != 7 {
 		t.Errorf("status %d", status)
 	}
 }

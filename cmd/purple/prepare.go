@@ -30,6 +30,7 @@ type request struct {
 	workspace string
 	env       []string
 	detach    bool
+	receipt   string
 	argv      []string
 
 	terminal [3]bool
@@ -49,8 +50,10 @@ func (r *request) addFlags(cmd *cobra.Command) {
 
 // prepared is a plan and the filter that is being compiled for it.
 type prepared struct {
-	plan   *translate.Plan
-	filter func() (*seccomp.Program, error)
+	plan    *translate.Plan
+	filter  func() (*seccomp.Program, error)
+	invoker translate.Invoker
+	log     *os.File // of audit.log_path; nil: none
 }
 
 // prepare goes the road from the command line to the plan. It changes nothing
@@ -84,7 +87,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}
-	return &prepared{plan: plan, filter: filter}, nil
+	return &prepared{plan: plan, filter: filter, invoker: command.Invoker}, nil
 }
 
 // probe examines what the plan depends on, of the network only where one is

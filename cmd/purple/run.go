@@ -33,16 +33,17 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.argv = args
-			return a.run(cmd.Context(), req)
+			return a.runForReceipt(cmd.Context(), req)
 		},
 	}
 	req.addFlags(cmd)
+	cmd.Flags().StringVar(&req.receipt, "receipt", "", "write how the run has ended to this file, as one JSON object")
 	cmd.Flags().BoolVarP(&req.detach, "detach", "d", false, "print the unit's name and leave; output goes to the journal")
 	return cmd
 }
 
 // run is the road of `purple run`: prepare, start, attach, end.
-func (a *app) run(ctx context.Context, req request) error {
+func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 	connection := connect(ctx)
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
@@ -51,6 +52,7 @@ func (a *app) run(ctx context.Context, req request) error {
 	if err != nil {
 		return err
 	}
+	receipt.planned(p.plan)
 	a.warn(p.plan.Warnings)
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("cannot run as uid %d: this version asks the system manager, which only root may; call it with sudo", uid)
@@ -60,6 +62,10 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
+	if p.log, err = openAuditLog(p.plan, p.invoker); err != nil {
+		return err
+	}
+	defer p.log.Close() // of none it is harmless
 	network, err := makeUplink(p.plan)
 	if err != nil {
 		return err
@@ -76,7 +82,7 @@ func (a *app) run(ctx context.Context, req request) error {
 	if req.detach {
 		return a.detach(ctx, s)
 	}
-	return a.attach(ctx, s)
+	return a.attach(ctx, s, receipt)
 }
 
 // connect dials systemd while the plan is made.
@@ -156,6 +162,9 @@ func (s *session) sendSpec(p *prepared) error {
 			}
 			fds = append(fds, fd)
 		}
+	}
+	if p.log != nil {
+		fds = append(fds, int(p.log.Fd()))
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Start}, fds...)
 }
