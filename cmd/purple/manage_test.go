@@ -208,6 +208,8 @@ func TestLoggedLine(t *testing.T) {
 		`output <0>panic`:   {"_SYSTEMD_UNIT": web1, "MESSAGE": "<0>panic"},
 		`purple Denied`:     {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "connection-denied", "MESSAGE": "Denied"},
 		`systemd Started`:   {"_SYSTEMD_UNIT": "init.scope", "_TRANSPORT": "journal", "PURPLE_EVENT": "x", "MESSAGE": "Started"},
+		`purple Killed`:     {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "0", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
+		`systemd Killed`:    {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "1000", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
 	} {
 		e["__REALTIME_TIMESTAMP"] = "1700000000000001"
 		line, err := newLoggedLine(e, web1)
