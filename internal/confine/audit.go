@@ -48,12 +48,30 @@ func (a *audit) emit(e journal.Event) error {
 	if a == nil {
 		return nil
 	}
-	if a.log != nil {
-		if err := a.log.write(e); err != nil && a.log.isNews() {
-			a.complain(a.journal.Send(journal.LogFailed{Run: a.run, Path: a.log.path, Error: err.Error()}))
-		}
-	}
+	a.append(e)
 	return a.journal.Send(e)
+}
+
+// append writes an event to the log, if there is one.
+func (a *audit) append(e journal.Event) {
+	if a.log == nil {
+		return
+	}
+	if err := a.log.write(e); err != nil && a.log.isNews() {
+		a.complain(a.journal.Send(journal.LogFailed{Run: a.run, Path: a.log.path, Error: err.Error()}))
+	}
+}
+
+// finish writes the last event, which in the journal counts itself among those
+// that are missing in the log.
+func (a *audit) finish(e journal.RunEnded) {
+	if a == nil {
+		return
+	}
+	e.LogLost = a.lost()
+	a.append(e)
+	e.LogLost = a.lost()
+	a.complain(a.journal.Send(e))
 }
 
 // begin records the start of a run before the command's first instruction. A
@@ -81,7 +99,7 @@ func (a *audit) complain(err error) {
 
 // lost is how many events are missing in the log.
 func (a *audit) lost() journal.Amount {
-	if a == nil || a.log == nil {
+	if a.log == nil {
 		return journal.Amount{}
 	}
 	a.log.mu.Lock()
@@ -155,10 +173,10 @@ func (s *supervisor) refused(err error) {
 		return
 	}
 	failure := asStepError(err, "start the sandbox")
-	s.audit.complain(s.audit.emit(journal.RunEnded{
+	s.audit.finish(journal.RunEnded{
 		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, Reason: journal.ReasonRefused,
 		Status: uint8(failure.Status), Error: shorten(failure.Error()),
-	}))
+	})
 }
 
 // shorten bounds a text that becomes a field.
@@ -187,7 +205,6 @@ func (s *supervisor) ended(ws unix.WaitStatus, wall time.Duration, denials journ
 		e.Status = spec.StatusOOM
 	}
 	e.Reached = s.limits.reached()
-	e.LogLost = s.audit.lost()
 	s.record(e)
 	s.tell(spec.Message{Kind: spec.Ended, Event: journal.Map(e)})
 }
@@ -200,7 +217,7 @@ func (s *supervisor) record(e journal.RunEnded) {
 	if !s.spec.Audit.Resources {
 		e.Usage, e.Reached = journal.Usage{}, journal.Reached{}
 	}
-	s.audit.complain(s.audit.emit(e))
+	s.audit.finish(e)
 }
 
 // reason is why the run has ended, as far as the supervisor has seen.
