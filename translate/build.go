@@ -84,7 +84,7 @@ func (b *builder) audit() error {
 	if !b.p.Audit.Enabled {
 		return nil
 	}
-	b.plan.Spec.Audit = &spec.Audit{Resources: b.recordsResources(), LogPath: b.p.Audit.LogPath}
+	b.plan.Spec.Audit = &spec.Audit{Resources: slices.Contains(b.p.Audit.Detail, "resource"), LogPath: b.p.Audit.LogPath}
 	if log := b.p.Audit.LogPath; log != "" {
 		b.plan.LogNamedIn = b.p.Where("audit.log_path")
 		b.say("sandbox", "audit.log_path", "", "events are appended to %s", printable(log))
@@ -94,10 +94,6 @@ func (b *builder) audit() error {
 		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")
 	}
 	return nil
-}
-
-func (b *builder) recordsResources() bool {
-	return b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "resource")
 }
 
 // limitsInForce are the limits as they must read back; what is unlimited is 0.

@@ -17,7 +17,6 @@ const (
 	keyTasks   = "resources.pids_limit"
 	keyBlockIO = "resources.block_io_limit"
 	keyTimeout = "resources.session_timeout_seconds"
-	keyDetail  = "audit.detail_level"
 )
 
 // ownTasks is what Purple's three processes may have in threads, on top of the

@@ -84,14 +84,6 @@ var rows = []row{
 		}
 		return true, []string{"yes"}
 	}},
-	// What is not accounted for cannot be told at the end of the run. CPU time
-	// is in any case, and systemd's defaults do so for memory and tasks.
-	{name: "IOAccounting", key: keyDetail, value: func(b *builder) (any, []string) {
-		if !b.recordsResources() {
-			return nil, nil
-		}
-		return true, []string{"yes"}
-	}},
 	{name: "CPUQuotaPerSecUSec", file: "CPUQuota", key: keyCPU, value: func(b *builder) (any, []string) {
 		l := b.p.Resources.CPU
 		if l.Unlimited {

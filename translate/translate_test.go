@@ -224,7 +224,6 @@ var signatures = map[string]string{
 	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
 	"PrivateNetwork": "b", "CPUQuotaPerSecUSec": "t", "MemoryMax": "t", "MemorySwapMax": "t", "TasksMax": "t",
 	"IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "RuntimeMaxUSec": "t",
-	"IOAccounting": "b",
 }
 
 func TestSignatures(t *testing.T) {
@@ -499,10 +498,6 @@ func TestAudit(t *testing.T) {
 		plan := mustBuild(t, full+text, nil)
 		if !reflect.DeepEqual(plan.Spec.Audit, want) {
 			t.Errorf("%q: %+v", text, plan.Spec.Audit)
-		}
-		accounted := slices.ContainsFunc(plan.Properties, func(p Property) bool { return p.Name == "IOAccounting" })
-		if accounted != (want != nil && want.Resources) {
-			t.Errorf("%q: accounting is %v", text, accounted)
 		}
 		if len(plan.Warnings) != 1 { // CAP_NET_RAW
 			t.Errorf("%q: %v", text, plan.Warnings)

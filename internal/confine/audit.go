@@ -243,6 +243,9 @@ func (s *supervisor) isOOM(ws unix.WaitStatus) bool {
 
 func (s *supervisor) usage() journal.Usage {
 	u := s.accounts.usage()
+	if !u.IORead.Known {
+		u.IORead, u.IOWritten = processIO()
+	}
 	if s.spec.NetworkNamespace != 0 {
 		u.NetReceived, u.NetSent = linkBytes()
 	}

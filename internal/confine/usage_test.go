@@ -99,6 +99,20 @@ func TestAccountsOfOthers(t *testing.T) {
 	}
 }
 
+func TestParseProcessIO(t *testing.T) {
+	const text = "rchar: 9\nwchar: 9\nsyscr: 9\nsyscw: 9\nread_bytes: 4096\nwrite_bytes: 12288\ncancelled_write_bytes: 8192\n"
+	if read, written := parseProcessIO(text); read != journal.Known(4096) || written != journal.Known(4096) {
+		t.Errorf("%+v, %+v", read, written)
+	}
+	if read, written := parseProcessIO(""); read.Known || written.Known {
+		t.Errorf("%+v, %+v", read, written)
+	}
+	// This process can see its own.
+	if read, written := processIO(); !read.Known || !written.Known {
+		t.Errorf("%+v, %+v", read, written)
+	}
+}
+
 func TestParseLinks(t *testing.T) {
 	const heading = "Inter-|   Receive                                                |  Transmit\n" +
 		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
