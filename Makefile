@@ -58,7 +58,7 @@ test-native: suite ## the suite and the demo on this machine's systemd, or on a 
 .PHONY: test-vm-bookworm test-vm-trixie
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
-	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs "$$payload"; \
+	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs packaging "$$payload"; \
 	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && PURPLE_TEST_STARTS=40 exec $(SUITE)'
 
 .PHONY: vm-images

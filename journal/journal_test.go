@@ -271,6 +271,10 @@ func TestCatalog(t *testing.T) {
 				continue
 			}
 			for _, m := range regexp.MustCompile(`@(\w+)@`).FindAllStringSubmatch(text, -1) {
+				// systemd's src/basic/replace-var.c takes no other.
+				if strings.Trim(m[1], "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
+					t.Errorf("%s: journalctl replaces no %s", id, m[1])
+				}
 				if _, ok := asMap(Fields(e))[m[1]]; !ok || optional(e, m[1]) {
 					t.Errorf("%s: an event has no %s", id, m[1])
 				}

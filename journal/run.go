@@ -18,7 +18,7 @@ const (
 
 // The fields of a run's life. docs/audit.md has the same list.
 const (
-	FieldPolicyHash = "PURPLE_POLICY_SHA256"
+	FieldPolicyHash = "PURPLE_POLICY_HASH"
 	FieldCommand    = "PURPLE_COMMAND"
 
 	FieldLimitMemory = "PURPLE_LIMIT_MEMORY_BYTES"

@@ -174,7 +174,7 @@ func TestRunsHaveABeginningAndAnEnd(t *testing.T) {
 		if receipt["status"] != float64(c.status) || receipt["reason"] != c.reason {
 			t.Errorf("%s: receipt %v", what, receipt)
 		}
-		if hash := end.text("PURPLE_POLICY_SHA256"); hash != began.text("PURPLE_POLICY_SHA256") || hash != receipt["policy_sha256"] ||
+		if hash := end.text("PURPLE_POLICY_HASH"); hash != began.text("PURPLE_POLICY_HASH") || hash != receipt["policy_hash"] ||
 			hash != digestOf(t, profilePath(c.profile)) {
 			t.Errorf("%s: hash %q", what, hash)
 		}
@@ -578,6 +578,26 @@ func TestReceiptOfWhatIsRefused(t *testing.T) {
 	c := call{dir: dir, args: []string{"run", "--receipt", file, "--workspace", dir, "--profile", "offline", "--", "sh", "-c", "ls -A; ln -s /etc/shadow r.json"}}
 	if r := c.run(t); r.status != 0 || r.stdout != "" || !strings.Contains(r.stderr, "cannot write the receipt") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// journalctl -x explains the events, with the values of their fields.
+func TestEventsAreExplained(t *testing.T) {
+	const installed = "/usr/local/lib/systemd/catalog/purple-test.catalog"
+	sh(t, "install -D -m 0644 ../packaging/purple.catalog "+installed+"; journalctl --update-catalog")
+	t.Cleanup(func() { sh(t, "rm "+installed+"; journalctl --update-catalog") })
+	_, receipt, _ := audited(t, "memory", "python3", "-c", allocate)
+	text := sh(t, "journalctl --sync; journalctl --no-pager -x -u "+receipt.text("unit"))
+	for _, want := range []string{
+		"A command was started in the sandbox " + receipt.text("unit"), "python3 -c 'b = bytearray", receipt.text("policy_hash"),
+		"has reached its limit: memory", "is 67108864 (bytes", "has ended: out-of-memory, status 137",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "@PURPLE_") {
+		t.Errorf("a field that is not there:\n%s", text)
 	}
 }
 

@@ -24,7 +24,7 @@ type receiptText struct {
 	Unit       string    `json:"unit"` // empty, as the next four: refused before there was one
 	Profile    string    `json:"profile"`
 	RunID      string    `json:"run_id"`
-	PolicyHash string    `json:"policy_sha256"`
+	PolicyHash string    `json:"policy_hash"`
 	Command    string    `json:"command"` // quoted for a shell
 	Began      time.Time `json:"began"`
 	Ended      time.Time `json:"ended"`
