@@ -113,10 +113,15 @@ func TestFromFieldsRefuses(t *testing.T) {
 func FuzzFromFields(f *testing.F) {
 	f.Add(ConnectionDeniedID, "tcp", "::1", "1")
 	f.Add(DenialsSummaryID, "", "", "18446744073709551615")
+	f.Add(RunStartedID, "x", "y", "1")
+	f.Add(LimitReachedID, "memory", "y", "1")
+	f.Add(RunEndedID, "signal", "cpu", "15")
 	f.Fuzz(func(t *testing.T, id, protocol, address, number string) {
-		m := asMap(slices.Concat(examples[0].own(), summary.own()))
+		m := asMap(slices.Concat(examples[0].own(), summary.own(), started.own(), ended.own()))
 		m["MESSAGE_ID"], m[FieldProtocol], m[FieldDestination], m[FieldCount], m[FieldTotal] = id, protocol, address, number, number
 		m[FieldICMPType] = number
+		m[FieldLimit], m[FieldReason], m[FieldCommand], m[FieldLimitsReached] = protocol, protocol, address, address
+		m[FieldValue], m[FieldStatus], m[FieldSignal], m[FieldCPU], m[FieldLimitMemory] = number, number, number, number, number
 		e, err := FromFields(m)
 		if err != nil {
 			return

@@ -81,6 +81,8 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	}
 	a.explainDenied(s.plan.Unit, at.denied)
 	end := at.outcome()
+	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
+	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
 	if err := at.recordKilled(end); err != nil {
 		fmt.Fprintf(a.stderr, "purple: %v\n", err)
 	}
@@ -139,6 +141,7 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 }
 
 func (at *attachment) handle(e event) error {
+	at.log.Debug("purple-init says", "message", e.m.Kind, "descriptors", len(e.fds))
 	switch e.m.Kind {
 	case spec.Started:
 		at.started = true

@@ -67,6 +67,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
 	filter := compileFilter(policy)
 	command, err := a.command(req)
 	if err != nil {
@@ -80,10 +81,12 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logHost).Debug("examined the machine", "cgroups", facts.Cgroup, "controllers", facts.Controllers, "landlock", facts.LandlockABI)
 	plan, err := translate.Build(policy, command, facts)
 	if err != nil {
 		return nil, err
 	}
+	a.logPlan(plan)
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}

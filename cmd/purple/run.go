@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/godbus/dbus/v5"
@@ -79,6 +80,11 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 		return err
 	}
 	defer s.conn.Close()
+	s.log = a.log(logInit)
+	a.log(logUnits).Info("started", "unit", p.plan.Unit)
+	if network != nil {
+		a.log(logNetwork).Info("connected", "unit", p.plan.Unit, "namespace", p.plan.Spec.NetworkNamespace, "published", p.plan.Spec.Published)
+	}
 	if req.detach {
 		return a.detach(ctx, s)
 	}
@@ -105,6 +111,7 @@ type session struct {
 	plan *translate.Plan
 	unit *units.Run
 	conn *spec.Conn
+	log  *slog.Logger // of what purple-init says
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
