@@ -193,12 +193,3 @@ func Fields(e Event) []Field {
 		{FieldEvent, e.name()},
 	}, e.own()...)
 }
-
-// Map is Fields by their names, as FromFields takes them.
-func Map(e Event) map[string]string {
-	m := map[string]string{}
-	for _, f := range Fields(e) {
-		m[f.Name] = f.Value
-	}
-	return m
-}

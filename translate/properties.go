@@ -69,6 +69,9 @@ var rows = []row{
 	{name: "ExecStart", why: "the command itself never stands in a property", value: func(b *builder) (any, []string) {
 		return []ExecCommand{{Path: b.c.InitPath, Argv: []string{b.c.InitPath}}}, []string{quoteWord(b.c.InitPath)}
 	}},
+	{name: "Environment", why: "purple-init starts with fewer threads; not the command's", value: func(*builder) (any, []string) {
+		return []string{"GOMAXPROCS=1"}, []string{"GOMAXPROCS=1"}
+	}},
 	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
 	{name: "KillMode", why: "the supervisor passes SIGTERM on, SIGKILL goes to all", value: fixed("mixed")},

@@ -71,7 +71,8 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	defer signal.Stop(signals)
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
-	if err := at.follow(ctx, signals, at.events(), at.watchUnit(ctx)); err != nil {
+	watch := func() <-chan ending { return s.watchUnit(ctx) }
+	if err := at.follow(ctx, signals, at.events(), watch); err != nil {
 		return err
 	}
 	at.relay.drain()
@@ -90,11 +91,25 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	return s.statusError(end)
 }
 
-func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
+// silence is how long the unit is not watched if purple-init says nothing: its
+// first message is the end of the start, which goes faster unwatched, but a
+// unit that could not begin has none.
+const silence = 100 * time.Millisecond
+
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, watch func() <-chan ending) error {
 	var kill <-chan time.Time
+	var ended <-chan ending
+	silent := time.After(silence)
+	starting := true
 	for events != nil || at.ending == nil {
+		if !starting && ended == nil {
+			ended = watch()
+		}
 		select {
+		case <-silent:
+			starting = false
 		case e := <-events:
+			starting = false
 			if e.err != nil {
 				events = nil
 				continue

@@ -111,7 +111,11 @@ func exitVerdict(ws unix.WaitStatus) verdict {
 }
 
 // readEnd takes what purple-init has recorded of the end.
-func (at *attachment) readEnd(fields map[string]string) error {
+func (at *attachment) readEnd(event []spec.Field) error {
+	fields := map[string]string{}
+	for _, f := range event {
+		fields[f.Name] = f.Value
+	}
 	e, err := journal.FromFields(fields)
 	if err != nil {
 		return fmt.Errorf("internal error: %w", err)

@@ -96,28 +96,35 @@ func (a *app) prepare(req request) (*prepared, error) {
 // probe examines what the plan depends on, of the network only where one is
 // asked for.
 func probe(policy *policies.Policy, command translate.Command) (host.Facts, error) {
-	facts, err := host.Probe(hostPaths(policy, command))
-	if err == nil && !policy.Network.Isolated {
-		facts.Network, err = host.ProbeNetwork()
+	network := func() (host.Network, error) { return host.Network{}, nil }
+	if !policy.Network.Isolated {
+		network = meanwhile(host.ProbeNetwork)
 	}
+	facts, err := host.Probe(hostPaths(policy, command))
+	if err != nil {
+		return facts, err
+	}
+	facts.Network, err = network()
 	return facts, err
 }
 
 // compileFilter compiles beside everything else; the result is waited for.
 func compileFilter(policy *policies.Policy) func() (*seccomp.Program, error) {
-	type result struct {
-		program *seccomp.Program
-		err     error
-	}
-	done := make(chan result, 1)
+	return meanwhile(func() (*seccomp.Program, error) { return seccomp.Compile(policy.Syscalls, seccomp.NativeArch) })
+}
+
+// meanwhile begins f in a goroutine, and returns what waits for its result.
+func meanwhile[T any](f func() (T, error)) func() (T, error) {
+	var result T
+	var err error
+	done := make(chan struct{})
 	go func() {
-		program, err := seccomp.Compile(policy.Syscalls, seccomp.NativeArch)
-		done <- result{program, err}
+		defer close(done)
+		result, err = f()
 	}()
-	return func() (*seccomp.Program, error) {
-		r := <-done
-		done <- r
-		return r.program, r.err
+	return func() (T, error) {
+		<-done
+		return result, err
 	}
 }
 

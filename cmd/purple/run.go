@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/godbus/dbus/v5"
+	"github.com/purple-sandbox/purple/internal/firewall"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/units"
@@ -45,7 +46,8 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 
 // run is the road of `purple run`: prepare, start, attach, end.
 func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
-	connection := connect(ctx)
+	go units.Prime()
+	connection := meanwhile(func() (*units.Manager, error) { return units.Connect(ctx) })
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
 	}
@@ -67,11 +69,16 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 		return err
 	}
 	defer p.log.Close() // of none it is harmless
+	inTheWay := meanwhile(func() ([]firewall.Obstacle, error) { return obstacles(p.plan) })
 	network, err := makeUplink(p.plan)
 	if err != nil {
 		return err
 	}
-	if err := a.checkFirewall(p.plan); err != nil {
+	found, err := inTheWay()
+	if err == nil {
+		err = a.reportObstacles(found)
+	}
+	if err != nil {
 		network.close()
 		return err
 	}
@@ -89,21 +96,6 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 		return a.detach(ctx, s)
 	}
 	return a.attach(ctx, s, receipt)
-}
-
-// connect dials systemd while the plan is made.
-func connect(ctx context.Context) func() (*units.Manager, error) {
-	var manager *units.Manager
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		manager, err = units.Connect(ctx)
-	}()
-	return func() (*units.Manager, error) {
-		<-done
-		return manager, err
-	}
 }
 
 // session is a started unit and this end of its control socket.
@@ -124,7 +116,7 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 		return nil, err
 	}
 	defer theirs.Close()
-	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network), network.aux())
+	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network))
 	if err != nil {
 		conn.Close()
 		return nil, err

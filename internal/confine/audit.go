@@ -206,7 +206,11 @@ func (s *supervisor) ended(ws unix.WaitStatus, wall time.Duration, denials journ
 	}
 	e.Reached = s.limits.reached()
 	s.record(e)
-	s.tell(spec.Message{Kind: spec.Ended, Event: journal.Map(e)})
+	m := spec.Message{Kind: spec.Ended}
+	for _, f := range journal.Fields(e) {
+		m.Event = append(m.Event, spec.Field(f))
+	}
+	s.tell(m)
 }
 
 // record writes the event of the end with what the policy wants of it.

@@ -187,16 +187,13 @@ func (s *supervisor) detachedStreams() error {
 // properties cannot give it. (The host name's is among them because
 // ProtectHostname= would come with a filter that forbids to set it.)
 func (s *supervisor) startInit() error {
-	ids, err := s.startIdmap()
-	if err != nil {
-		return fmt.Errorf("cannot make the id map: %w", err)
-	}
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
 	}
 	s.down = conn
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
@@ -209,13 +206,22 @@ func (s *supervisor) startInit() error {
 		return fmt.Errorf("cannot clone its init: %w", err)
 	}
 	s.leaveStreams()
-	if ids == nil {
-		return nil
-	}
-	if err := ids.send(s.down); err != nil {
+	if err := s.sendIdmap(); err != nil {
 		return fmt.Errorf("cannot make the id map: %w", err)
 	}
 	return nil
+}
+
+// sendIdmap makes the user namespace while init starts, if a mount needs one.
+func (s *supervisor) sendIdmap() error {
+	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
+		return nil
+	}
+	ids, err := s.startIdmap()
+	if err != nil {
+		return err
+	}
+	return ids.send(s.down)
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.
@@ -236,11 +242,8 @@ type idmap struct {
 	hold *os.File // the process's standard input
 }
 
-// startIdmap starts that process, if a mount needs the map.
+// startIdmap starts that process.
 func (s *supervisor) startIdmap() (*idmap, error) {
-	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
-		return nil, nil
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -248,6 +251,7 @@ func (s *supervisor) startIdmap() (*idmap, error) {
 	defer r.Close()
 	id := s.spec.Identity
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{r.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,

@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,17 +37,22 @@ const (
 type Message struct {
 	Kind MessageKind
 
-	Signal      int               `json:",omitempty"`
-	WaitStatus  uint32            `json:",omitempty"` // as wait4(2) gives it
-	Stopping    bool              `json:",omitempty"` // the manager had asked the unit to stop before the command ended
-	OutOfMemory bool              `json:",omitempty"` // the kernel has killed the command at the memory limit
-	Threads     uint64            `json:",omitempty"` // of the sandbox's init, with Exited
-	Step        string            `json:",omitempty"`
-	Error       string            `json:",omitempty"`
-	Status      int               `json:",omitempty"` // exit status that goes with Failed
-	Denied      *Denied           `json:",omitempty"`
-	Event       map[string]string `json:",omitempty"` // the fields of package journal
+	Signal     int
+	WaitStatus uint32 // as wait4(2) gives it
+	Stopping   bool   // the manager had asked the unit to stop before the command ended
+	// OutOfMemory: the kernel has killed something of the run at the memory
+	// limit, and that is the end.
+	OutOfMemory bool
+	Threads     uint64 // of the sandbox's init, with Exited
+	Step        string
+	Error       string
+	Status      int // exit status that goes with Failed
+	Denied      *Denied
+	Event       []Field // as package journal has them, with Ended
 }
+
+// Field is one field of an event.
+type Field struct{ Name, Value string }
 
 // Denied is what the rules of the network namespace have refused in a run.
 type Denied struct {
@@ -99,14 +102,12 @@ func (c *Conn) Close() error { return unix.Close(c.fd) }
 
 // Send sends m and the descriptors with it; the caller keeps its own.
 func (c *Conn) Send(m Message, fds ...int) error {
-	body, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("internal error: cannot encode message %q: %v", m.Kind, err)
-	}
+	body := encode(&m, messageLayout)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
+	var err error
 	for {
 		err = unix.Sendmsg(c.fd, body, rights, nil, unix.MSG_NOSIGNAL)
 		if !errors.Is(err, unix.EINTR) {
@@ -145,7 +146,7 @@ func (c *Conn) Recv() (Message, []int, error) {
 		return Message{}, nil, errors.New("cannot receive a message: it was truncated")
 	}
 	var m Message
-	if err := decodeStrictly(body[:n], &m); err != nil {
+	if err := decode(body[:n], &m, messageLayout); err != nil {
 		closeAll(fds)
 		return Message{}, nil, fmt.Errorf("cannot decode a message: %w", err)
 	}
@@ -182,19 +183,6 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-}
-
-// decodeStrictly refuses unknown fields and anything after the value.
-func decodeStrictly(data []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("trailing data")
-	}
-	return nil
 }
 
 // FD is the descriptor, which stays the Conn's.

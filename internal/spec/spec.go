@@ -7,11 +7,11 @@ package spec
 const Version = 3
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
-// limited to 2 MiB by the kernel's default, base64 adds a third.
+// limited to 2 MiB by the kernel's default.
 const MaxSize = 8 << 20
 
 // Spec is one sandbox. Strings that are the user's (argv, environment) are
-// bytes, because JSON would mend what is not UTF-8.
+// bytes: they need not be UTF-8.
 type Spec struct {
 	Version int
 	Unit    string // "purple-web-0123abcd.service"
