@@ -85,6 +85,7 @@ fuzz: ## each fuzz target for half a minute
 	$(GO) test ./internal/confine -run '^$$' -fuzz FuzzParseLogged -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzFromFields -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzParseEntry -fuzztime 30s
+	$(GO) test ./journal -run '^$$' -fuzz FuzzLine -fuzztime 30s
 
 .PHONY: install
 install: build ## into $(DESTDIR)$(PREFIX)

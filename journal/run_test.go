@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 var hash = strings.Repeat("0123456789abcdef", 4)
@@ -105,9 +106,9 @@ func TestFromFieldsRefusesOfARun(t *testing.T) {
 func TestLineHasTheFields(t *testing.T) {
 	at := time.Date(2026, 11, 25, 1, 2, 3, 4000, time.UTC)
 	for _, e := range examples {
-		line, err := Line(e, at)
-		if err != nil || strings.Count(string(line), "\n") != 1 {
-			t.Fatalf("%q, %v", line, err)
+		line := Line(e, at)
+		if strings.Count(string(line), "\n") != 1 {
+			t.Fatalf("%q", line)
 		}
 		var got map[string]string
 		if err := json.Unmarshal(line, &got); err != nil {
@@ -120,10 +121,27 @@ func TestLineHasTheFields(t *testing.T) {
 			t.Errorf("%+v became %+v, %v", e, again, err)
 		}
 	}
-	line, err := Line(LogFailed{Path: "/\xff", Error: "x"}, at)
-	if err != nil || !strings.Contains(string(line), `"PURPLE_LOG_PATH":"/\\xff"`) {
-		t.Errorf("%s, %v", line, err)
+	if line := string(Line(LogFailed{Path: "/\xff", Error: "x"}, at)); !strings.Contains(line, `"PURPLE_LOG_PATH":"/\\xff"`) {
+		t.Errorf("%s", line)
 	}
+}
+
+func FuzzLine(f *testing.F) {
+	f.Add("a\"\\\n\x7f\u2028<é")
+	f.Fuzz(func(t *testing.T, text string) {
+		var got map[string]string
+		line := Line(LogFailed{Path: text}, time.Unix(0, 0))
+		if err := json.Unmarshal(line, &got); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		want := text
+		if !utf8.ValidString(text) {
+			want = Escape(text)
+		}
+		if got[FieldLogPath] != want || strings.Count(string(line), "\n") != 1 {
+			t.Errorf("%q became %q", want, got[FieldLogPath])
+		}
+	})
 }
 
 func TestCommandText(t *testing.T) {

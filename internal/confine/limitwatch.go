@@ -21,20 +21,27 @@ type limitWatch struct {
 	initPID   int
 	firstPeak uint64 // of the unit's tasks, when the command was started
 	seen      map[journal.Limit]bool
+	counts    journal.Reached // at the last look
 }
 
 func newLimitWatch(a *accounts, limits spec.Limits, initPID int, tell func(journal.Limit, uint64, journal.Amount)) *limitWatch {
-	_, peak := a.tasks()
-	return &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, firstPeak: peak.N, seen: map[journal.Limit]bool{}}
+	return &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, firstPeak: a.mostTasks().N, seen: map[journal.Limit]bool{}}
 }
 
 // look compares what the unit's control groups count with what it has seen.
 func (w *limitWatch) look() {
-	w.check(journal.LimitMemory, w.limits.Memory, w.accounts.oomKills())
-	periods, _ := w.accounts.throttled()
-	w.check(journal.LimitCPU, w.limits.CPU, periods)
-	if now, _ := w.accounts.tasks(); w.areMost(now.N, threads(w.initPID)) {
+	w.lookAtCounts()
+	if w.areMost(w.accounts.tasks().N, threads(w.initPID)) {
 		w.reach(journal.LimitTasks, w.limits.Tasks, journal.Amount{})
+	}
+}
+
+func (w *limitWatch) lookAtCounts() {
+	w.counts.OOMKills = w.accounts.oomKills()
+	w.check(journal.LimitMemory, w.limits.Memory, w.counts.OOMKills)
+	if w.limits.CPU != 0 {
+		w.counts.Throttled, w.counts.ThrottledTime = w.accounts.throttled()
+		w.check(journal.LimitCPU, w.limits.CPU, w.counts.Throttled)
 	}
 }
 
@@ -66,15 +73,16 @@ func (w *limitWatch) areMost(tasks, ofInit uint64) bool {
 // 6.6); that of the start is of Purple's own processes. ofInit are the threads
 // that the sandbox's init has had; 0: it could not say, and nothing is known.
 func (w *limitWatch) finish(ofInit uint64) {
-	w.look()
-	if _, peak := w.accounts.tasks(); ofInit != 0 && peak.N > w.firstPeak && w.areMost(peak.N, ofInit) {
+	w.lookAtCounts()
+	if peak := w.accounts.mostTasks(); ofInit != 0 && peak.N > w.firstPeak && w.areMost(peak.N, ofInit) {
 		w.reach(journal.LimitTasks, w.limits.Tasks, journal.Amount{})
 	}
 }
 
+// reached is what the last look has found.
 func (w *limitWatch) reached() journal.Reached {
-	r := journal.Reached{Limits: journal.JoinLimits(w.seen), OOMKills: w.accounts.oomKills()}
-	r.Throttled, r.ThrottledTime = w.accounts.throttled()
+	r := w.counts
+	r.Limits = journal.JoinLimits(w.seen)
 	return r
 }
 

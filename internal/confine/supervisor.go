@@ -411,7 +411,7 @@ func (s *supervisor) stop() {
 // it; a manager on cgroup v1 does not notice.
 func (s *supervisor) watch() {
 	s.limits.look()
-	if !s.outOfMemory && s.accounts.oomKills().N > 0 {
+	if !s.outOfMemory && s.limits.counts.OOMKills.N > 0 {
 		s.outOfMemory = true
 		s.end()
 	}

@@ -122,10 +122,14 @@ func (a *accounts) throttled() (periods, usec journal.Amount) {
 	return parseKey(text, "nr_throttled"), parseKey(text, "throttled_usec")
 }
 
-// tasks are those of the whole unit: now, and at most so far, where the kernel
-// remembers.
-func (a *accounts) tasks() (now, peak journal.Amount) {
-	return parseAmount(a.file("pids", "pids.current", "pids.current")), parseAmount(a.file("pids", "pids.peak", "pids.peak"))
+// tasks are those of the whole unit now.
+func (a *accounts) tasks() journal.Amount {
+	return parseAmount(a.file("pids", "pids.current", "pids.current"))
+}
+
+// mostTasks are the most of the whole unit so far, where the kernel remembers.
+func (a *accounts) mostTasks() journal.Amount {
+	return parseAmount(a.file("pids", "pids.peak", "pids.peak"))
 }
 
 // usage is what the unit has used so far, but for the network.

@@ -65,7 +65,7 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s: %+v", name, got)
 		}
 		periods, usec := a.throttled()
-		now, peak := a.tasks()
+		now, peak := a.tasks(), a.mostTasks()
 		got := []journal.Amount{a.oomKills(), periods, usec, now, peak}
 		for i, want := range []uint64{1, 4, 5000, 12, 40} {
 			if got[i] != journal.Known(want) {
@@ -87,7 +87,7 @@ func TestAccountsOfOthers(t *testing.T) {
 		"others": fakeAccounts(t, groups, v1Files),
 	} {
 		periods, usec := a.throttled()
-		now, peak := a.tasks()
+		now, peak := a.tasks(), a.mostTasks()
 		if u := a.usage(); u != (journal.Usage{}) || a.oomKills().Known || periods.Known || usec.Known || now.Known || peak.Known {
 			t.Errorf("%s: %+v", name, u)
 		}
