@@ -163,15 +163,20 @@ func (s *supervisor) started() journal.RunStarted {
 	}
 }
 
-// refused records that nothing of the command has run, and why. Before there is
-// a spec there is no run to speak of.
-func (s *supervisor) refused(err error) {
+// failed records why nothing of the command has run or, should the supervisor
+// fail later, why it takes the command along. Before there is a spec there is
+// no run to speak of.
+func (s *supervisor) failed(err error) {
 	if s.audit == nil {
 		return
 	}
+	reason := journal.ReasonRefused
+	if !s.readyAt.IsZero() {
+		reason = journal.ReasonKilled
+	}
 	failure := asStepError(err, "start the sandbox")
 	s.audit.finish(journal.RunEnded{
-		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, Reason: journal.ReasonRefused,
+		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, Reason: reason,
 		Status: uint8(failure.Status), Error: shorten(failure.Error()),
 	})
 }

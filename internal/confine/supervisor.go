@@ -54,7 +54,7 @@ func Supervise() int {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
 		report(s.up, err)
-		s.refused(err)
+		s.failed(err)
 		return spec.StatusRefused
 	}
 	return status
@@ -403,8 +403,9 @@ func (s *supervisor) stop() {
 		s.limits.reach(journal.LimitTime, s.spec.Limits.Timeout, journal.Amount{})
 	}
 	s.stopping = true
-	s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
-	s.watch()
+	if s.watch(); !s.outOfMemory {
+		s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
+	}
 }
 
 // watch looks at the limits. Out of memory ends the run, not one process of
