@@ -129,7 +129,7 @@ func (m *Manager) startTransient(ctx context.Context, name string, properties []
 // StartAux asks for the aux unit. It returns when systemd has accepted the job,
 // or when one that was there is active: it may have been on its way out.
 func (r *Run) StartAux(ctx context.Context, aux Aux) error {
-	for end := time.Now().Add(auxTimeout); ; {
+	for end, pause := time.Now().Add(auxTimeout), auxPause; ; pause = min(2*pause, maxAuxPause) {
 		err := (<-r.m.startTransient(ctx, aux.Name, aux.Properties).Done).Err
 		if isUnitExists(err) {
 			err = r.m.requireActive(aux.Name)
@@ -140,14 +140,16 @@ func (r *Run) StartAux(ctx context.Context, aux Aux) error {
 		if !errors.Is(err, errNotActive) || time.Now().After(end) {
 			return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
 		}
-		time.Sleep(auxPause)
+		time.Sleep(pause)
 	}
 }
 
-// How long a unit that is on its way out may take, and how often it is looked at.
+// How long a unit that is on its way in or out may take, and how often it is
+// looked at: ever less, as PID 1 begins no job while questions come in.
 const (
-	auxTimeout = 10 * time.Second
-	auxPause   = 5 * time.Millisecond
+	auxTimeout  = 60 * time.Second
+	auxPause    = 5 * time.Millisecond
+	maxAuxPause = 500 * time.Millisecond
 )
 
 // RequireAux makes sure that the aux unit, with which the run was started, is
