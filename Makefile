@@ -64,7 +64,7 @@ test-vms: suite ## the suite in both VMs
 .PHONY: test-vm-bookworm test-vm-trixie
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
-	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs "$$payload"; \
+	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs packaging "$$payload"; \
 	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && PURPLE_TEST_STARTS=40 exec $(SUITE)' | sed -u 's/^/$*: /'
 
 .PHONY: vm-images
@@ -91,6 +91,7 @@ fuzz: ## each fuzz target for half a minute
 	$(GO) test ./internal/confine -run '^$$' -fuzz FuzzParseLogged -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzFromFields -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzParseEntry -fuzztime 30s
+	$(GO) test ./journal -run '^$$' -fuzz FuzzLine -fuzztime 30s
 
 .PHONY: install
 install: build ## into $(DESTDIR)$(PREFIX)

@@ -10,7 +10,7 @@ import (
 )
 
 // Stop ends a run and returns when nothing of it is left. The command gets
-// SIGTERM and what TimeoutStopSec= of the unit grants it; kill: nothing but
+// SIGTERM and, 5 seconds later from the supervisor, SIGKILL; kill: nothing but
 // SIGKILL. A run that has ended meanwhile is no error.
 //
 // It asks no question about the unit: call it with one that List has returned.

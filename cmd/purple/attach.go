@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -54,16 +55,17 @@ type attachment struct {
 	*session
 	relay *relay
 
-	started bool          // the command runs, or has run
-	exited  *spec.Message // how the command ended, from purple-init
-	denied  *spec.Denied  // what the network's rules refused; nil: nothing
-	failure error         // why the sandbox could not be made
-	ending  *ending       // how the unit ended, from systemd
+	started bool              // the command runs, or has run
+	exited  *spec.Message     // how the command ended, from purple-init
+	denied  *spec.Denied      // what the network's rules refused; nil: nothing
+	ended   *journal.RunEnded // what purple-init has recorded of the end
+	failure error             // why the sandbox could not be made
+	ending  *ending           // how the unit ended, from systemd
 }
 
 // attach stays with the run until the command's end, its last output and the
 // end of the unit have all been seen.
-func (a *app) attach(ctx context.Context, s *session) error {
+func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
 	defer signal.Stop(signals)
@@ -79,7 +81,14 @@ func (a *app) attach(ctx context.Context, s *session) error {
 		return at.failure
 	}
 	a.explainDenied(s.plan.Unit, at.denied)
-	return s.status(at.started, at.exited, *at.ending)
+	end := at.outcome()
+	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
+	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
+	if err := at.recordKilled(end); err != nil {
+		fmt.Fprintf(a.stderr, "purple: %v\n", err)
+	}
+	receipt.ended(end, at.ended)
+	return s.statusError(end)
 }
 
 // silence is how long the unit is not watched if purple-init says nothing: its
@@ -147,6 +156,7 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 }
 
 func (at *attachment) handle(e event) error {
+	at.log.Debug("purple-init says", "message", e.m.Kind, "descriptors", len(e.fds))
 	switch e.m.Kind {
 	case spec.Started:
 		at.started = true
@@ -159,6 +169,8 @@ func (at *attachment) handle(e event) error {
 		at.exited = &e.m
 	case spec.Refused:
 		at.denied = e.m.Denied
+	case spec.Ended:
+		return at.readEnd(e.m.Event)
 	case spec.Failed:
 		at.failure = refusal(e.m)
 	}

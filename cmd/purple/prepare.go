@@ -30,6 +30,7 @@ type request struct {
 	workspace string
 	env       []string
 	detach    bool
+	receipt   string
 	argv      []string
 
 	terminal [3]bool
@@ -49,8 +50,10 @@ func (r *request) addFlags(cmd *cobra.Command) {
 
 // prepared is a plan and the filter that is being compiled for it.
 type prepared struct {
-	plan   *translate.Plan
-	filter func() (*seccomp.Program, error)
+	plan    *translate.Plan
+	filter  func() (*seccomp.Program, error)
+	invoker translate.Invoker
+	log     *os.File // of audit.log_path; nil: none
 }
 
 // prepare goes the road from the command line to the plan. It changes nothing
@@ -64,6 +67,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
 	filter := compileFilter(policy)
 	command, err := a.command(req)
 	if err != nil {
@@ -77,14 +81,16 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logHost).Debug("examined the machine", "cgroups", facts.Cgroup, "controllers", facts.Controllers, "landlock", facts.LandlockABI)
 	plan, err := translate.Build(policy, command, facts)
 	if err != nil {
 		return nil, err
 	}
+	a.logPlan(plan)
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}
-	return &prepared{plan: plan, filter: filter}, nil
+	return &prepared{plan: plan, filter: filter, invoker: command.Invoker}, nil
 }
 
 // probe examines what the plan depends on, of the network only where one is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/godbus/dbus/v5"
@@ -34,16 +35,17 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.argv = args
-			return a.run(cmd.Context(), req)
+			return a.runForReceipt(cmd.Context(), req)
 		},
 	}
 	req.addFlags(cmd)
+	cmd.Flags().StringVar(&req.receipt, "receipt", "", "write how the run has ended to this file, as one JSON object")
 	cmd.Flags().BoolVarP(&req.detach, "detach", "d", false, "print the unit's name and leave; output goes to the journal")
 	return cmd
 }
 
 // run is the road of `purple run`: prepare, start, attach, end.
-func (a *app) run(ctx context.Context, req request) error {
+func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 	go units.Prime()
 	connection := meanwhile(func() (*units.Manager, error) { return units.Connect(ctx) })
 	if !req.detach {
@@ -53,6 +55,7 @@ func (a *app) run(ctx context.Context, req request) error {
 	if err != nil {
 		return err
 	}
+	receipt.planned(p.plan)
 	a.warn(p.plan.Warnings)
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("cannot run as uid %d: this version asks the system manager, which only root may; call it with sudo", uid)
@@ -62,6 +65,10 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
+	if p.log, err = openAuditLog(p.plan, p.invoker); err != nil {
+		return err
+	}
+	defer p.log.Close() // of none it is harmless
 	inTheWay := meanwhile(func() ([]firewall.Obstacle, error) { return obstacles(p.plan) })
 	network, err := makeUplink(p.plan)
 	if err != nil {
@@ -80,10 +87,15 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer s.conn.Close()
+	s.log = a.log(logInit)
+	a.log(logUnits).Info("started", "unit", p.plan.Unit)
+	if network != nil {
+		a.log(logNetwork).Info("connected", "unit", p.plan.Unit, "namespace", p.plan.Spec.NetworkNamespace, "published", p.plan.Spec.Published)
+	}
 	if req.detach {
 		return a.detach(ctx, s)
 	}
-	return a.attach(ctx, s)
+	return a.attach(ctx, s, receipt)
 }
 
 // session is a started unit and this end of its control socket.
@@ -91,6 +103,7 @@ type session struct {
 	plan *translate.Plan
 	unit *units.Run
 	conn *spec.Conn
+	log  *slog.Logger // of what purple-init says
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
@@ -148,6 +161,9 @@ func (s *session) sendSpec(p *prepared) error {
 			}
 			fds = append(fds, fd)
 		}
+	}
+	if p.log != nil {
+		fds = append(fds, int(p.log.Fd()))
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Start}, fds...)
 }

@@ -183,12 +183,22 @@ func specLayout(c *codec, s *Spec) {
 	c.number(&s.TasksLimit)
 	c.bytes(&s.Filter)
 	list(c, &s.Checks, checkLayout)
+	text(c, &s.PolicyHash)
+	for _, limit := range []*uint64{&s.Limits.Memory, &s.Limits.Tasks, &s.Limits.CPU, &s.Limits.IO, &s.Limits.Timeout} {
+		c.number(limit)
+	}
+	optional(c, &s.Audit, auditLayout)
 	for i := range s.Terminal {
 		c.flag(&s.Terminal[i])
 	}
 	for i := range s.Winsize {
 		integer(c, &s.Winsize[i])
 	}
+}
+
+func auditLayout(c *codec, a *Audit) {
+	c.flag(&a.Resources)
+	text(c, &a.LogPath)
 }
 
 func mountLayout(c *codec, m *Mount) {
@@ -228,10 +238,16 @@ func messageLayout(c *codec, m *Message) {
 	integer(c, &m.Signal)
 	integer(c, &m.WaitStatus)
 	c.flag(&m.Stopping)
+	c.flag(&m.OutOfMemory)
+	c.number(&m.Threads)
 	text(c, &m.Step)
 	text(c, &m.Error)
 	integer(c, &m.Status)
 	optional(c, &m.Denied, deniedLayout)
+	list(c, &m.Event, func(c *codec, f *Field) {
+		text(c, &f.Name)
+		text(c, &f.Value)
+	})
 }
 
 // optional is a flag, and the value if there is one.

@@ -15,7 +15,7 @@ type MessageKind string
 // The messages. Down is from purple to the supervisor and on to the init of
 // the sandbox; up is the way back.
 const (
-	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
+	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams, then the log
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
 	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
@@ -29,6 +29,7 @@ const (
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
 	Refused MessageKind = "refused" // up, after Exited: Denied is what the network's rules refused
+	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 
@@ -39,11 +40,19 @@ type Message struct {
 	Signal     int
 	WaitStatus uint32 // as wait4(2) gives it
 	Stopping   bool   // the manager had asked the unit to stop before the command ended
-	Step       string
-	Error      string
-	Status     int // exit status that goes with Failed
-	Denied     *Denied
+	// OutOfMemory: the kernel has killed something of the run at the memory
+	// limit, and that is the end.
+	OutOfMemory bool
+	Threads     uint64 // of the sandbox's init, with Exited
+	Step        string
+	Error       string
+	Status      int // exit status that goes with Failed
+	Denied      *Denied
+	Event       []Field // as package journal has them, with Ended
 }
+
+// Field is one field of an event.
+type Field struct{ Name, Value string }
 
 // Denied is what the rules of the network namespace have refused in a run.
 type Denied struct {

@@ -61,9 +61,36 @@ type Spec struct {
 	// Checks are limits that must read back from the unit's own cgroup.
 	Checks []CgroupCheck
 
+	// PolicyHash is the SHA-256 of the effective policy, in hex.
+	PolicyHash string
+	// Limits are what Checks, TasksLimit and the unit's timeout hold, for
+	// those who are told of them.
+	Limits Limits
+	// Audit is what is recorded of the run; nil: nothing.
+	Audit *Audit
+
 	// Terminal tells which of the descriptors 0, 1 and 2 become a pty.
 	Terminal [3]bool
 	Winsize  [4]uint16 // rows, columns, x pixels, y pixels
+}
+
+// Audit tells what the supervisor records of a run besides denials. It writes
+// to the journal always.
+type Audit struct {
+	// Resources: the limits that are reached, and what the run has used.
+	Resources bool
+	// LogPath is the file that gets the events too, whose descriptor, open for
+	// appending, comes last with the message Start; empty: none.
+	LogPath string
+}
+
+// Limits of a run; 0: none.
+type Limits struct {
+	Memory  uint64 // bytes
+	Tasks   uint64 // of the command
+	CPU     uint64 // microseconds of CPU time a second
+	IO      uint64 // bytes a second
+	Timeout uint64 // microseconds
 }
 
 // Command is what the sandbox runs.
