@@ -389,8 +389,10 @@ func TestEnvironmentIsNotRecorded(t *testing.T) {
 // logFile is a place for a log; its directory is not there yet.
 func logFile(t *testing.T) string { return filepath.Join(t.TempDir(), "logs", "audit.log") }
 
+// withLog has no CPU limit: under emulation the shortest run reaches it, which
+// is an event more.
 func withLog(t *testing.T, base, log string) string {
-	return writeProfile(t, "extends: "+base+"\naudit:\n  log_path: \""+log+"\"\n")
+	return writeProfile(t, "extends: "+base+"\nresources:\n  cpu_shares: unlimited\naudit:\n  log_path: \""+log+"\"\n")
 }
 
 func readLog(t *testing.T, log string) []entry {
