@@ -270,7 +270,7 @@ func TestLogs(t *testing.T) {
 
 // What the network denies is an event beside the output, and counted by ps.
 func TestLogsAndPsOfDenials(t *testing.T) {
-	profile := writeProfile(t, "extends: ai-dev-safe\n")
+	profile := writeProfile(t, "extends: ai-dev-safe\nresources:\n  cpu_shares: unlimited\n") // no event of that
 	all := []string{"run", "--detach", "--profile", profile, "--", "bash", "-c", "(exec 3<>/dev/tcp/192.0.2.1/81) 2>&-; echo 'Denied tcp to 192.0.2.9 port 9'; sleep 3000"}
 	unit := strings.TrimSpace(call{args: all}.run(t).mustSucceed(t).stdout)
 	t.Cleanup(func() { sh(t, filepath.Join(bin, "purple")+" stop "+unit) })
