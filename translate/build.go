@@ -83,6 +83,10 @@ func (b *builder) audit() error {
 	if b.p.Audit.Enabled && b.p.Audit.LogPath != "" {
 		b.warn("audit.log_path", "this version does not write %q; what it records is in the journal", b.p.Audit.LogPath)
 	}
+	if b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "syscall") {
+		b.plan.Spec.RecordSyscalls = true
+		b.say("syscalls", "audit.detail_level", "", "denied system calls are recorded in the journal")
+	}
 	if b.plan.Network != nil && b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "network") {
 		b.plan.Spec.RecordDenied = true
 		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")

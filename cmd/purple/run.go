@@ -136,6 +136,9 @@ func (s *session) sendSpec(p *prepared) error {
 	if err != nil {
 		return err
 	}
+	if body.RecordSyscalls {
+		filter = filter.Notifying()
+	}
 	body.Filter = filter.Bytes()
 	f, err := spec.Encode(&body)
 	if err != nil {

@@ -241,6 +241,9 @@ func (s *sandbox) awaitGo() error {
 	if err := s.cmdConn.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return s.commandDied()
 	}
+	if err := s.passListener(); err != nil {
+		return err
+	}
 	m, _, err = s.cmdConn.Recv()
 	if err == nil {
 		return expect(m, spec.Go) // only ever a failure
@@ -249,6 +252,41 @@ func (s *sandbox) awaitGo() error {
 		return err
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Started})
+}
+
+// passListener passes the listener of the command's filter on to the supervisor,
+// and back its word that it answers.
+func (s *sandbox) passListener() error {
+	if !s.spec.RecordSyscalls {
+		return nil
+	}
+	m, fds, err := s.cmdConn.Recv()
+	if errors.Is(err, io.EOF) {
+		return s.commandDied()
+	}
+	if err != nil {
+		return err
+	}
+	if err := expect(m, spec.Listening); err != nil {
+		return err
+	}
+	err = s.conn.Send(m, fds...)
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	if err != nil {
+		return err
+	}
+	if m, _, err = s.conn.Recv(); err != nil {
+		return err
+	}
+	if err := expect(m, spec.Go); err != nil {
+		return err
+	}
+	if err := s.cmdConn.Send(m); err != nil {
+		return s.commandDied()
+	}
+	return nil
 }
 
 // supervise forwards what the supervisor says and reaps, until the command

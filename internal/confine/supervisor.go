@@ -30,7 +30,8 @@ type supervisor struct {
 
 	initPID  int
 	stopping bool       // the manager asked the unit to stop
-	denied   *deniedLog // nil: nothing is recorded
+	denied   *deniedLog   // nil: nothing is recorded
+	calls    *deniedCalls // nil: the kernel answers them
 }
 
 // Supervise runs as the unit's main process; its standard input is the control
@@ -64,6 +65,9 @@ func (s *supervisor) run() (int, error) {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := s.startInit(); err != nil {
 		return 0, &StepError{Step: "start the sandbox", Err: err, Status: spec.StatusRefused}
+	}
+	if err := s.recordSyscalls(); err != nil {
+		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
 	}
 	if err := checkLimits(s.spec.Checks); err != nil {
 		return 0, &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
@@ -256,6 +260,9 @@ func (s *supervisor) release() error {
 		return err
 	}
 	publish(listeners, s.spec.Published)
+	if err := s.takeListener(); err != nil {
+		return err
+	}
 	m, _, err = s.down.Recv()
 	if err != nil {
 		return fmt.Errorf("the sandbox's init is gone: %w", err)
@@ -357,6 +364,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
 		s.reportDenied()
+		s.reportCalls()
 		return spec.ExitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)

@@ -20,17 +20,21 @@ const (
 	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
-	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
+	Go        MessageKind = "go"        // supervisor to init and the command: everything read back, go on
 	Signal    MessageKind = "signal"    // down: send Signal to the command's process group
 	StopAll   MessageKind = "stop-all"  // supervisor to init: send Signal to every process of the sandbox
 	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
 	Alive   MessageKind = "alive"   // supervisor to purple: the unit runs in its network namespace, link it
 	Ready   MessageKind = "ready"   // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	// Listening: the command's process to init, and on to the supervisor: the
+	// filter is loaded; descriptor: its listener. The process waits for Go.
+	Listening MessageKind = "listening"
+
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
-	Refused MessageKind = "refused" // up, after Exited: Denied is what the network's rules refused
+	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 
@@ -45,7 +49,28 @@ type Message struct {
 	Error      string  `json:",omitempty"`
 	Status     int     `json:",omitempty"` // exit status that goes with Failed
 	Denied     *Denied `json:",omitempty"`
+
+	DeniedCalls *DeniedCalls `json:",omitempty"`
 }
+
+// DeniedCalls is what the filter has denied in a run.
+type DeniedCalls struct {
+	Total uint64
+	Most  []RefusedCall // those denied most often, at most MaxRefusedCalls
+	More  uint64        // counts that are not in Most
+}
+
+// RefusedCall is a system call that was denied to processes of one name.
+type RefusedCall struct {
+	Nr    uint32
+	Args  [6]uint64 // of the latest
+	Comm  string    // escaped; empty: one of many
+	Errno string    // what was answered: "EPERM"
+	Count uint64
+}
+
+// MaxRefusedCalls is how many calls a message names.
+const MaxRefusedCalls = 8
 
 // Denied is what the rules of the network namespace have refused in a run.
 type Denied struct {

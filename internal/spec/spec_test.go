@@ -15,10 +15,10 @@ import (
 func TestDecodeRefuses(t *testing.T) {
 	cases := []struct{ name, content, want string }{
 		{"empty", "", "its size is 0"},
-		{"unknown field", `{"Version":2,"Extra":true}`, "unknown field"},
+		{"unknown field", `{"Version":3,"Extra":true}`, "unknown field"},
 		{"other version", `{"Version":1}`, "its version is 1"},
 		{"no version", `{}`, "its version is 0"},
-		{"trailing data", `{"Version":2}{}`, "trailing data"},
+		{"trailing data", `{"Version":3}{}`, "trailing data"},
 		{"wrong type", `{"Version":"1"}`, "cannot unmarshal"},
 		{"not JSON", `Version: 1`, "invalid character"},
 		{"too large", strings.Repeat(" ", MaxSize+1), "its size is"},

@@ -1,0 +1,185 @@
+package confine
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
+	"golang.org/x/sys/unix"
+)
+
+// deniedErrno is the answer to every denied call; a filter that does not notify
+// gives the same one.
+const deniedErrno = "EPERM"
+
+// deniedCalls answers what the command's filter denies and turns it into events
+// of the journal.
+type deniedCalls struct {
+	journal  *journal.Writer
+	tally    *callTally
+	listener chan *listener // to the thread that answers
+	answered chan struct{}  // closed when that has ended
+	err      error          // why, once it has
+	stop     chan struct{}
+	told     chan struct{} // closed when the teller has ended
+}
+
+// recordSyscalls starts the thread that will answer. That needs the privileges
+// which this process drops soon.
+func (s *supervisor) recordSyscalls() error {
+	if !s.spec.RecordSyscalls {
+		return nil
+	}
+	writer, err := journal.Open()
+	if err != nil {
+		return err
+	}
+	run := journal.Run{Unit: s.spec.Unit, Profile: s.spec.Profile, RunID: s.spec.RunID}
+	d := &deniedCalls{
+		journal: writer, tally: newCallTally(run, writer.Send, time.Now()),
+		listener: make(chan *listener), answered: make(chan struct{}),
+		stop: make(chan struct{}), told: make(chan struct{}),
+	}
+	ready := make(chan error)
+	go func() {
+		// Never unlocked: with the goroutine ends the thread and what it may.
+		runtime.LockOSThread()
+		err := becomeOwner(s.spec.Identity)
+		ready <- err
+		if err == nil {
+			d.answer(textArguments(runtime.GOARCH))
+		}
+	}()
+	if err := <-ready; err != nil {
+		return errors.Join(err, writer.Close())
+	}
+	s.calls = d
+	return nil
+}
+
+// becomeOwner lets the calling thread, which must be locked, read the memory of
+// the command and nothing else of it that needs a privilege: it gets the
+// effective uid that owns the command's user namespace, which is all that
+// ptrace(2) and process_vm_readv(2) ask for in a namespace below
+// (user_namespaces(7)). No process can signal or trace it for having that uid:
+// the real and the saved one stay, and a change makes this process undumpable.
+func becomeOwner(id spec.Identity) error {
+	const keep = ^uintptr(0) // -1 leaves an id as it is
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(id.HostUID), keep); errno != 0 {
+		return fmt.Errorf("cannot become uid %d: %w", id.HostUID, errno)
+	}
+	return nil
+}
+
+// takeListener gets the listener of the command's filter, which is loaded by
+// now, and begins to answer. The command waits for the answer.
+func (s *supervisor) takeListener() error {
+	if s.calls == nil {
+		return nil
+	}
+	m, fds, err := s.down.Recv()
+	if err != nil {
+		return fmt.Errorf("the sandbox's init is gone: %w", err)
+	}
+	if err := expect(m, spec.Listening); err != nil {
+		return err
+	}
+	if len(fds) != 1 {
+		return fmt.Errorf("got %d descriptors instead of the filter's listener", len(fds))
+	}
+	l, err := newListener(fds[0])
+	if err != nil {
+		return &StepError{Step: "listen to the seccomp filter", Err: err, Status: spec.StatusRefused}
+	}
+	s.calls.listener <- l
+	go func() {
+		defer close(s.calls.told)
+		s.calls.tally.follow(s.calls.stop)
+	}()
+	return s.down.Send(spec.Message{Kind: spec.Go})
+}
+
+// answer is the thread that answers, from the listener's arrival until every
+// process of the sandbox has ended.
+func (d *deniedCalls) answer(texts [][]int) {
+	defer close(d.answered)
+	l := <-d.listener
+	defer l.close()
+	d.err = answerCalls(l, &examiner{texts: texts}, d.tally)
+	if errors.Is(d.err, errNobodyLeft) {
+		d.err = nil
+	}
+}
+
+// answerCalls looks at each call as long as it waits, answers it and then
+// counts it. It ends with an error; the kernel then answers what comes.
+func answerCalls(l *listener, e *examiner, t *callTally) error {
+	var n notification
+	var d denial
+	for {
+		if err := l.receive(&n); err != nil {
+			return err
+		}
+		e.examine(&d, &n, time.Now())
+		if l.valid(n.id) != 0 {
+			// Killed. What was read may be of another process with its id.
+			d.forgetTexts()
+		}
+		if err := l.deny(n.id, syscall.EPERM); err != nil {
+			return err
+		}
+		t.add(&d)
+	}
+}
+
+// reportCalls tells the journal and purple the final counts. The run has ended
+// and its status is known: what goes wrong here is said and changes nothing.
+func (s *supervisor) reportCalls() {
+	if s.calls == nil {
+		return
+	}
+	total, calls, err := s.calls.end()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
+	}
+	if total.Total > 0 {
+		s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refusedCalls(total, calls)})
+	}
+}
+
+// end is for when the sandbox is gone: nothing is left to answer.
+func (d *deniedCalls) end() (journal.SyscallsDenied, []*countedCall, error) {
+	var err error
+	select {
+	case <-d.answered:
+		err = d.err
+	case <-time.After(drainTime):
+		err = errors.New("the filter's listener has not ended with the sandbox")
+	}
+	close(d.stop)
+	<-d.told
+	if err = errors.Join(err, d.journal.Close()); err != nil {
+		err = fmt.Errorf("cannot count the denied system calls: %w", err)
+	}
+	return d.tally.summary(), slices.Clone(d.tally.counted()), err
+}
+
+func refusedCalls(total journal.SyscallsDenied, calls []*countedCall) *spec.DeniedCalls {
+	slices.SortStableFunc(calls, func(x, y *countedCall) int { return cmp.Compare(y.count, x.count) })
+	d := &spec.DeniedCalls{Total: total.Total}
+	for _, c := range calls {
+		if len(d.Most) == spec.MaxRefusedCalls {
+			break
+		}
+		d.Most = append(d.Most, spec.RefusedCall{Nr: uint32(c.latest.nr), Args: c.latest.args, Comm: c.latest.who.name(), Errno: deniedErrno, Count: c.count})
+	}
+	d.More = uint64(len(calls) - len(d.Most))
+	return d
+}

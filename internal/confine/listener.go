@@ -1,0 +1,137 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// notification is struct seccomp_notif (<linux/seccomp.h>), with room for what
+// a later kernel appends: it says how much it writes, see requireSizes.
+type notification struct {
+	id    uint64
+	tid   uint32 // as this process sees it
+	flags uint32
+	data  struct {
+		nr          int32
+		arch        uint32
+		instruction uint64
+		args        [6]uint64
+	}
+	_ [176]byte
+}
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	val   int64
+	error int32
+	flags uint32 // always 0: SECCOMP_USER_NOTIF_FLAG_CONTINUE would let the call go on
+	_     [104]byte
+}
+
+// Of <linux/seccomp.h>, where golang.org/x/sys/unix has none.
+const (
+	ioctlNotifIDValid  = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
+	ioctlNotifSetFlags = 0x40082104 // SECCOMP_IOCTL_NOTIF_SET_FLAGS, since Linux 6.6
+)
+
+// errNobodyLeft says that every process which the listener is for has ended.
+var errNobodyLeft = errors.New("no process has the filter any more")
+
+// listener receives the calls that a filter denies, and answers them. What it
+// does not answer, because it is closed, the kernel answers with ENOSYS.
+type listener struct{ fd int }
+
+// newListener takes the descriptor over. It makes sure that it is a listener.
+func newListener(fd int) (*listener, error) {
+	l := &listener{fd}
+	err := requireSizes()
+	if err == nil && l.valid(0) != unix.ENOENT {
+		err = errors.New("the descriptor is no listener of a filter")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	// Who waits for an answer has nothing else to do: its processor is the best
+	// one for the answer. Without that the call takes the time in which another
+	// processor wakes up, twice. A kernel before 6.6 does not know it.
+	_, _, _ = syscall.RawSyscall(unix.SYS_IOCTL, uintptr(fd), ioctlNotifSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	return l, nil
+}
+
+// requireSizes makes sure that this kernel's structures fit into ours.
+func requireSizes() error {
+	var sizes struct{ notification, response, data uint16 }
+	if _, _, errno := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&sizes))); errno != 0 {
+		return fmt.Errorf("cannot ask for the size of a notification: %w", errno)
+	}
+	if uintptr(sizes.notification) > unsafe.Sizeof(notification{}) || uintptr(sizes.response) > unsafe.Sizeof(response{}) {
+		return fmt.Errorf("this kernel's notifications are %d bytes, its answers %d: more than this version of Purple knows", sizes.notification, sizes.response)
+	}
+	return nil
+}
+
+func (l *listener) close() error { return unix.Close(l.fd) }
+
+// receive waits for a denied call. It returns errNobodyLeft at the end.
+func (l *listener) receive(n *notification) error {
+	for {
+		if err := l.wait(); err != nil {
+			return err
+		}
+		*n = notification{} // the kernel insists
+		// Not blocking: this is the only thread that receives.
+		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(n)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR, unix.ENOENT: // a signal ended the call before it was received
+		default:
+			return os.NewSyscallError("receive a denied call", errno)
+		}
+	}
+}
+
+func (l *listener) wait() error {
+	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return os.NewSyscallError("wait for a denied call", err)
+		case err != nil:
+		case fds[0].Revents&unix.POLLIN != 0:
+			return nil
+		case fds[0].Revents&unix.POLLHUP != 0:
+			return errNobodyLeft
+		}
+	}
+}
+
+// valid tells with ENOENT that a call is not waiting any more: then its process
+// id may be another's by now.
+func (l *listener) valid(id uint64) syscall.Errno {
+	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), ioctlNotifIDValid, uintptr(unsafe.Pointer(&id)))
+	return errno
+}
+
+// deny answers a call.
+func (l *listener) deny(id uint64, with syscall.Errno) error {
+	r := response{id: id, error: -int32(with)}
+	for {
+		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+		switch errno {
+		case unix.EINTR:
+		case 0, unix.ENOENT: // the process was killed meanwhile
+			return nil
+		default:
+			return os.NewSyscallError("answer a denied call", errno)
+		}
+	}
+}
