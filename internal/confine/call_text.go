@@ -10,12 +10,13 @@ import (
 
 	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/policies/syscalls"
+	"golang.org/x/sys/unix"
 )
 
 // event is a denial in words.
 func (d *denial) event(run journal.Run, count uint64) journal.SyscallDenied {
 	return journal.SyscallDenied{
-		Run: run, Syscall: callName(d.nr), Arguments: d.arguments(), Errno: deniedErrno,
+		Run: run, Syscall: callName(d.nr), Arguments: d.arguments(), Errno: unix.ErrnoName(deniedErrno),
 		Comm: d.who.name(), PID: d.who.pid, SandboxPID: d.who.sandboxPID, Count: count,
 	}
 }

@@ -3,15 +3,12 @@ package confine
 import (
 	"bytes"
 	"strconv"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/purple-sandbox/purple/policies/syscalls"
-	"golang.org/x/sys/unix"
 )
 
-// What is looked at while a denied call waits for its answer. All of it is the
+// What a denied call says of itself and of its process. All of it is the
 // process's own word.
 
 const (
@@ -19,9 +16,11 @@ const (
 	maxText = 256
 	// maxTexts is how many texts of a call are read: mount(2) has three.
 	maxTexts = 3
-	// identityTime is how long a process keeps the name it had: in a burst of
-	// calls it is not read anew each time. Far less than an execve takes.
+	// identityTime is how long a thread keeps the name it had: in a burst of calls
+	// it is not read anew each time. Far less than an execve takes.
 	identityTime = 200 * time.Microsecond
+	// maxThreads is how many threads' names are kept.
+	maxThreads = 64
 )
 
 // identity is what /proc says of a thread.
@@ -32,7 +31,7 @@ type identity struct {
 
 // claimedText is a text that an argument points to.
 type claimedText struct {
-	read  uint16 // bytes of text that were read
+	read  uint16 // bytes that were read, then those of the text
 	whole bool   // its end was seen
 	bytes [maxText]byte
 }
@@ -63,65 +62,46 @@ func textArguments(arch string) [][]int {
 	return all
 }
 
-// examiner finds out what a denied call is. It is used by one thread.
-type examiner struct {
-	texts  [][]int // by number, see textArguments
-	buffer [4096]byte
-
-	last    identity // of lastTID, read at lastRead
-	lastTID uint32
-	lastAt  time.Time
+// known is what is known of a thread, and since when.
+type known struct {
+	tid uint32
+	who identity
+	at  time.Time
 }
 
-// examine fills in d, whatever it had before.
-func (e *examiner) examine(d *denial, n *notification, now time.Time) {
-	d.nr, d.args = n.data.nr, n.data.args
-	d.who = e.identify(n.tid, now)
-	var arguments []int
-	if int(d.nr) < len(e.texts) {
-		arguments = e.texts[d.nr]
-	}
-	for i := range d.texts {
-		d.texts[i].read, d.texts[i].whole = 0, false
-		if i < len(arguments) {
-			d.texts[i].readFrom(n.tid, d.args[arguments[i]])
+// denial is the call that was answered last. It is the answerer's until the next.
+//
+// What /proc says takes longer than all the rest. Only of a thread that has not
+// been seen before was it read while the call waited; else it is read now, when
+// the thread may have gone on and even ended: then it is what it was.
+func (a *answerer) denial(now time.Time) *denial {
+	k := &a.threads[a.n.tid%maxThreads]
+	switch {
+	case k.tid != a.n.tid:
+		*k = known{a.n.tid, parseStatus(a.status[:a.started]), now}
+	case now.Sub(k.at) >= identityTime:
+		if who := parseStatus(a.status[:a.readStatus()]); who.pid != 0 {
+			k.who = who
 		}
+		k.at = now
 	}
-}
-
-// forgetTexts is for when the process had gone before everything was read.
-func (d *denial) forgetTexts() {
+	d := &a.found
+	d.nr, d.args, d.who = a.n.data.nr, a.n.data.args, k.who
+	if d.who.pid == 0 {
+		d.who.pid = a.n.tid
+	}
 	for i := range d.texts {
-		d.texts[i].read, d.texts[i].whole = 0, false
+		d.texts[i].cut()
 	}
+	return d
 }
 
-func (e *examiner) identify(tid uint32, now time.Time) identity {
-	if tid == e.lastTID && now.Sub(e.lastAt) < identityTime {
-		return e.last
+// cut ends a text at its NUL byte, if that was read.
+func (t *claimedText) cut() {
+	end := bytes.IndexByte(t.bytes[:t.read], 0)
+	if t.whole = end >= 0; t.whole {
+		t.read = uint16(end)
 	}
-	status := e.readStatus(tid)
-	e.last, e.lastTID, e.lastAt = parseStatus(status), tid, now
-	if e.last.pid == 0 {
-		e.last.pid = tid
-	}
-	return e.last
-}
-
-// readStatus reads /proc/TID/status. It makes no garbage and does not let the
-// runtime know: that would cost more than the reading.
-func (e *examiner) readStatus(tid uint32) []byte {
-	path := append(strconv.AppendUint(append(e.buffer[:0], "/proc/"...), uint64(tid), 10), "/status\x00"...)
-	fd, _, errno := syscall.RawSyscall6(unix.SYS_OPENAT, ^uintptr(0)-99, uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
-	if errno != 0 {
-		return nil
-	}
-	n, _, errno := syscall.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&e.buffer[0])), uintptr(len(e.buffer)))
-	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
-	if errno != 0 {
-		return nil
-	}
-	return e.buffer[:n]
 }
 
 // parseStatus reads the fields Name, Tgid and NStgid (proc_pid_status(5)).
@@ -167,26 +147,4 @@ func parseUint32(b []byte) uint32 {
 		return 0
 	}
 	return uint32(n)
-}
-
-// readFrom reads a text of a process that waits. What cannot be read stays
-// empty: not its memory, or not this thread's to read.
-func (t *claimedText) readFrom(tid uint32, address uint64) {
-	const page = 4096 // or a multiple: the next one may not be there
-	if address == 0 {
-		return
-	}
-	first := min(maxText, int(page-address%page))
-	local := []unix.Iovec{{Base: &t.bytes[0], Len: maxText}}
-	remote := []unix.RemoteIovec{{Base: uintptr(address), Len: first}, {Base: uintptr(address) + uintptr(first), Len: maxText - first}}
-	n, err := unix.ProcessVMReadv(int(tid), local, remote, 0)
-	if err != nil || n <= 0 {
-		return
-	}
-	end := bytes.IndexByte(t.bytes[:n], 0)
-	t.whole = end >= 0
-	if !t.whole {
-		end = n
-	}
-	t.read = uint16(end)
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -17,7 +16,7 @@ import (
 
 // deniedErrno is the answer to every denied call; a filter that does not notify
 // gives the same one.
-const deniedErrno = "EPERM"
+const deniedErrno = unix.EPERM
 
 // deniedCalls answers what the command's filter denies and turns it into events
 // of the journal.
@@ -112,30 +111,9 @@ func (d *deniedCalls) answer(texts [][]int) {
 	defer close(d.answered)
 	l := <-d.listener
 	defer l.close()
-	d.err = answerCalls(l, &examiner{texts: texts}, d.tally)
+	d.err = newAnswerer(l, texts).answerCalls(d.tally)
 	if errors.Is(d.err, errNobodyLeft) {
 		d.err = nil
-	}
-}
-
-// answerCalls looks at each call as long as it waits, answers it and then
-// counts it. It ends with an error; the kernel then answers what comes.
-func answerCalls(l *listener, e *examiner, t *callTally) error {
-	var n notification
-	var d denial
-	for {
-		if err := l.receive(&n); err != nil {
-			return err
-		}
-		e.examine(&d, &n, time.Now())
-		if l.valid(n.id) != 0 {
-			// Killed. What was read may be of another process with its id.
-			d.forgetTexts()
-		}
-		if err := l.deny(n.id, syscall.EPERM); err != nil {
-			return err
-		}
-		t.add(&d)
 	}
 }
 
@@ -178,7 +156,7 @@ func refusedCalls(total journal.SyscallsDenied, calls []*countedCall) *spec.Deni
 		if len(d.Most) == spec.MaxRefusedCalls {
 			break
 		}
-		d.Most = append(d.Most, spec.RefusedCall{Nr: uint32(c.latest.nr), Args: c.latest.args, Comm: c.latest.who.name(), Errno: deniedErrno, Count: c.count})
+		d.Most = append(d.Most, spec.RefusedCall{Nr: uint32(c.latest.nr), Args: c.latest.args, Comm: c.latest.who.name(), Errno: unix.ErrnoName(deniedErrno), Count: c.count})
 	}
 	d.More = uint64(len(calls) - len(d.Most))
 	return d

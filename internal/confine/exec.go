@@ -28,8 +28,8 @@ type launch struct {
 	// listener is the descriptor of the filter's, if it was asked for one; it is
 	// close-on-exec. Valid once loaded is 1.
 	listener uintptr
-	goOn   atomic.Int32 // 1: execute
-	failed atomic.Int32 // errno of execve
+	goOn     atomic.Int32 // 1: execute
+	failed   atomic.Int32 // errno of execve
 }
 
 // exec does not return when it succeeds.

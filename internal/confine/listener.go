@@ -3,7 +3,6 @@ package confine
 import (
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 	"unsafe"
 
@@ -40,11 +39,8 @@ const (
 	ioctlNotifSetFlags = 0x40082104 // SECCOMP_IOCTL_NOTIF_SET_FLAGS, since Linux 6.6
 )
 
-// errNobodyLeft says that every process which the listener is for has ended.
-var errNobodyLeft = errors.New("no process has the filter any more")
-
-// listener receives the calls that a filter denies, and answers them. What it
-// does not answer, because it is closed, the kernel answers with ENOSYS.
+// listener gives the calls that a filter denies. What is not answered because it
+// is closed, the kernel answers with ENOSYS.
 type listener struct{ fd int }
 
 // newListener takes the descriptor over. It makes sure that it is a listener.
@@ -79,59 +75,8 @@ func requireSizes() error {
 
 func (l *listener) close() error { return unix.Close(l.fd) }
 
-// receive waits for a denied call. It returns errNobodyLeft at the end.
-func (l *listener) receive(n *notification) error {
-	for {
-		if err := l.wait(); err != nil {
-			return err
-		}
-		*n = notification{} // the kernel insists
-		// Not blocking: this is the only thread that receives.
-		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(n)))
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR, unix.ENOENT: // a signal ended the call before it was received
-		default:
-			return os.NewSyscallError("receive a denied call", errno)
-		}
-	}
-}
-
-func (l *listener) wait() error {
-	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return os.NewSyscallError("wait for a denied call", err)
-		case err != nil:
-		case fds[0].Revents&unix.POLLIN != 0:
-			return nil
-		case fds[0].Revents&unix.POLLHUP != 0:
-			return errNobodyLeft
-		}
-	}
-}
-
-// valid tells with ENOENT that a call is not waiting any more: then its process
-// id may be another's by now.
+// valid tells with ENOENT that a call is not waiting any more.
 func (l *listener) valid(id uint64) syscall.Errno {
 	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), ioctlNotifIDValid, uintptr(unsafe.Pointer(&id)))
 	return errno
-}
-
-// deny answers a call.
-func (l *listener) deny(id uint64, with syscall.Errno) error {
-	r := response{id: id, error: -int32(with)}
-	for {
-		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
-		switch errno {
-		case unix.EINTR:
-		case 0, unix.ENOENT: // the process was killed meanwhile
-			return nil
-		default:
-			return os.NewSyscallError("answer a denied call", errno)
-		}
-	}
 }

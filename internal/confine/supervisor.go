@@ -29,7 +29,7 @@ type supervisor struct {
 	down *spec.Conn // to the sandbox's init
 
 	initPID  int
-	stopping bool       // the manager asked the unit to stop
+	stopping bool         // the manager asked the unit to stop
 	denied   *deniedLog   // nil: nothing is recorded
 	calls    *deniedCalls // nil: the kernel answers them
 }
