@@ -85,7 +85,7 @@ func (b *builder) audit() error {
 	}
 	if b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "syscall") {
 		b.plan.Spec.RecordSyscalls = true
-		b.say("syscalls", "audit.detail_level", "", "denied system calls are recorded in the journal")
+		b.say("sandbox", "audit.detail_level", "", "denied system calls are recorded in the journal")
 	}
 	if b.plan.Network != nil && b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "network") {
 		b.plan.Spec.RecordDenied = true

@@ -59,6 +59,8 @@ type attachment struct {
 	denied  *spec.Denied  // what the network's rules refused; nil: nothing
 	failure error         // why the sandbox could not be made
 	ending  *ending       // how the unit ended, from systemd
+
+	deniedCalls *spec.DeniedCalls // what the filter denied; nil: nothing
 }
 
 // attach stays with the run until the command's end, its last output and the
@@ -77,7 +79,7 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	if at.failure != nil {
 		return at.failure
 	}
-	a.explainDenied(s.plan.Unit, at.denied)
+	a.explainDenied(s, at.denied, at.deniedCalls)
 	return s.status(at.started, at.exited, *at.ending)
 }
 
@@ -143,7 +145,12 @@ func (at *attachment) handle(e event) error {
 	case spec.Exited:
 		at.exited = &e.m
 	case spec.Refused:
-		at.denied = e.m.Denied
+		if e.m.Denied != nil {
+			at.denied = e.m.Denied
+		}
+		if e.m.DeniedCalls != nil {
+			at.deniedCalls = e.m.DeniedCalls
+		}
 	case spec.Failed:
 		at.failure = refusal(e.m)
 	}

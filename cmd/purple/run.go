@@ -9,6 +9,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
+	"github.com/purple-sandbox/purple/translate/seccomp"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -96,9 +97,10 @@ func connect(ctx context.Context) func() (*units.Manager, error) {
 
 // session is a started unit and this end of its control socket.
 type session struct {
-	plan *translate.Plan
-	unit *units.Run
-	conn *spec.Conn
+	plan  *translate.Plan
+	unit  *units.Run
+	conn  *spec.Conn
+	rules *seccomp.Rules // of the filter; once the spec is sent
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
@@ -132,13 +134,11 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 // a terminal's place is taken by /dev/null until purple-init has made a pty.
 func (s *session) sendSpec(p *prepared) error {
 	body := p.plan.Spec
-	filter, err := p.filter()
+	filter, err := p.program()
 	if err != nil {
 		return err
 	}
-	if body.RecordSyscalls {
-		filter = filter.Notifying()
-	}
+	s.rules = filter.Rules()
 	body.Filter = filter.Bytes()
 	f, err := spec.Encode(&body)
 	if err != nil {

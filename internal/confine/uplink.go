@@ -96,7 +96,7 @@ func denied(total journal.DenialsSummary, destinations []journal.ConnectionDenie
 		if len(d.Most) == spec.MaxRefusals {
 			break
 		}
-		d.Most = append(d.Most, spec.Refusal{Destination: e.Flow(), Count: e.Count})
+		d.Most = append(d.Most, spec.Refusal{Destination: e.Flow(), Protocol: e.Protocol, Address: e.Destination.String(), Port: e.Port, Count: e.Count})
 	}
 	d.More = uint64(len(destinations) - len(d.Most))
 	return d

@@ -25,8 +25,8 @@ const (
 	StopAll   MessageKind = "stop-all"  // supervisor to init: send Signal to every process of the sandbox
 	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
-	Alive   MessageKind = "alive"   // supervisor to purple: the unit runs in its network namespace, link it
-	Ready   MessageKind = "ready"   // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Alive MessageKind = "alive" // supervisor to purple: the unit runs in its network namespace, link it
+	Ready MessageKind = "ready" // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
 	// Listening: the command's process to init, and on to the supervisor: the
 	// filter is loaded; descriptor: its listener. The process waits for Go.
 	Listening MessageKind = "listening"
@@ -79,9 +79,12 @@ type Denied struct {
 	More  uint64    // destinations that are not in Most
 }
 
-// Refusal is one destination: "tcp to 192.0.2.1 port 25".
+// Refusal is one destination.
 type Refusal struct {
-	Destination string
+	Destination string // in words: "tcp to 192.0.2.1 port 25"
+	Protocol    string
+	Address     string
+	Port        uint16
 	Count       uint64
 }
 

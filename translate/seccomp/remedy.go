@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/policies/syscalls"
@@ -35,6 +36,14 @@ func (r *Rules) Remedy(c Call) Remedy {
 		return Remedy{Never: d.Why}
 	}
 	return m
+}
+
+// CallName is the name of a number, or the number where it has none.
+func (r *Rules) CallName(nr uint32) string {
+	if name, ok := syscalls.Name(r.arch, int(nr)); ok {
+		return name
+	}
+	return strconv.FormatUint(uint64(nr), 10)
 }
 
 // Apply is s with the remedy in it.
