@@ -15,7 +15,7 @@ func TestNetworkRemediesWork(t *testing.T) {
 		port         uint16
 		want         string // empty: nothing allows it
 	}{
-		{"tcp", "93.184.216.34", 8080, "8080/tcp"},
+		{"tcp", "93.184.216.34", 8200, "8200/tcp"},
 		{"udp", "93.184.216.34", 8050, "8050/udp"},
 		{"tcp", "2606:2800::1", 22, "22/tcp"},
 		{"tcp", "10.0.0.1", 443, "10.0.0.1:443/tcp"},
