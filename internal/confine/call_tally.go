@@ -1,10 +1,14 @@
 package confine
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/journal"
+	"golang.org/x/sys/unix"
 )
 
 // maxNamedCalls bounds the memory that a command can make the supervisor use
@@ -148,7 +152,8 @@ func (t *callTally) tell(c *countedCall, now time.Time) {
 
 // finish emits the final counts and the summary. See tally.finish.
 func (t *callTally) finish() {
-	if t.total == 0 {
+	total := t.summary()
+	if total.Total == 0 {
 		return
 	}
 	for _, c := range t.counted() {
@@ -156,7 +161,7 @@ func (t *callTally) finish() {
 			break
 		}
 	}
-	_ = t.emit(t.summary()) // nobody is left to hear of it, and purple gets the values
+	_ = t.emit(total) // nobody is left to hear of it, and purple gets the values
 }
 
 func (t *callTally) summary() journal.SyscallsDenied {
@@ -167,4 +172,20 @@ func (t *callTally) summary() journal.SyscallsDenied {
 		different[key.nr] = true
 	}
 	return journal.SyscallsDenied{Run: t.run, Total: t.total, Syscalls: uint64(len(different))}
+}
+
+// refused is what purple is told: the total, and what was denied most often.
+func (t *callTally) refused() *spec.DeniedCalls {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	calls := slices.Clone(t.order)
+	slices.SortStableFunc(calls, func(x, y *countedCall) int { return cmp.Compare(y.count, x.count) })
+	d := &spec.DeniedCalls{Total: t.total}
+	for _, c := range calls[:min(len(calls), spec.MaxRefusedCalls)] {
+		d.Most = append(d.Most, spec.RefusedCall{
+			Nr: uint32(c.latest.nr), Args: c.latest.args, Comm: c.latest.who.name(), Errno: unix.ErrnoName(deniedErrno), Count: c.count,
+		})
+	}
+	d.More = uint64(len(calls) - len(d.Most))
+	return d
 }

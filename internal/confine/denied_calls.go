@@ -1,12 +1,10 @@
 package confine
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -123,17 +121,16 @@ func (s *supervisor) reportCalls() {
 	if s.calls == nil {
 		return
 	}
-	total, calls, err := s.calls.end()
-	if err != nil {
+	if err := s.calls.end(); err != nil {
 		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
 	}
-	if total.Total > 0 {
-		s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refusedCalls(total, calls)})
+	if refused := s.calls.tally.refused(); refused.Total > 0 {
+		s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refused})
 	}
 }
 
 // end is for when the sandbox is gone: nothing is left to answer.
-func (d *deniedCalls) end() (journal.SyscallsDenied, []*countedCall, error) {
+func (d *deniedCalls) end() error {
 	var err error
 	select {
 	case <-d.answered:
@@ -144,20 +141,7 @@ func (d *deniedCalls) end() (journal.SyscallsDenied, []*countedCall, error) {
 	close(d.stop)
 	<-d.told
 	if err = errors.Join(err, d.journal.Close()); err != nil {
-		err = fmt.Errorf("cannot count the denied system calls: %w", err)
+		return fmt.Errorf("cannot count the denied system calls: %w", err)
 	}
-	return d.tally.summary(), slices.Clone(d.tally.counted()), err
-}
-
-func refusedCalls(total journal.SyscallsDenied, calls []*countedCall) *spec.DeniedCalls {
-	slices.SortStableFunc(calls, func(x, y *countedCall) int { return cmp.Compare(y.count, x.count) })
-	d := &spec.DeniedCalls{Total: total.Total}
-	for _, c := range calls {
-		if len(d.Most) == spec.MaxRefusedCalls {
-			break
-		}
-		d.Most = append(d.Most, spec.RefusedCall{Nr: uint32(c.latest.nr), Args: c.latest.args, Comm: c.latest.who.name(), Errno: unix.ErrnoName(deniedErrno), Count: c.count})
-	}
-	d.More = uint64(len(calls) - len(d.Most))
-	return d
+	return nil
 }

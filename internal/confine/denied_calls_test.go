@@ -194,7 +194,7 @@ func TestRefusedCalls(t *testing.T) {
 			tally.add(deniedBy(t, "mount", fmt.Sprint("n\x1b", i)))
 		}
 	}
-	d := refusedCalls(tally.summary(), tally.counted())
+	d := tally.refused()
 	if d.Total != 78 || len(d.Most) != spec.MaxRefusedCalls || d.More != 12-spec.MaxRefusedCalls {
 		t.Errorf("%+v", d)
 	}

@@ -135,7 +135,7 @@ func (c *command) release(l *launch) error {
 		syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	if got := l.loaded.Load(); got != 1 {
-		return &StepError{Step: "load the seccomp filter", Err: syscall.Errno(-got), Status: spec.StatusRefused}
+		return &StepError{Step: "load the seccomp filter", Err: loadError(syscall.Errno(-got)), Status: spec.StatusRefused}
 	}
 	if err := c.verifyFiltered(); err != nil {
 		return &StepError{Step: "verify the confinement", Err: err, Status: spec.StatusRefused}
@@ -148,6 +148,15 @@ func (c *command) release(l *launch) error {
 	}
 	l.goOn.Store(1)
 	return nil
+}
+
+// loadError explains the one error that is of the machine: a process may have
+// one listener only, and a container's manager may have been first.
+func loadError(errno syscall.Errno) error {
+	if errno == unix.EBUSY {
+		return fmt.Errorf("%w: Purple itself is under a filter with a listener, as in some containers; leave syscall out of audit.detail_level", errno)
+	}
+	return errno
 }
 
 // sendListener sends the listener to the supervisor, and waits until that
