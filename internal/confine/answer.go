@@ -22,7 +22,7 @@ type answerer struct {
 	n       notification
 	found   denial
 	local   [maxTexts]unix.Iovec // each a text's bytes
-	remote  [2]unix.RemoteIovec
+	remote  [2 * maxTexts]unix.RemoteIovec
 	path    [32]byte
 	status  [4096]byte // of /proc/TID/status
 	started int        // bytes of status that were read while the call waited
@@ -112,12 +112,10 @@ func (a *answerer) examine() {
 		a.found.texts[i].read = 0
 	}
 	nr := int(a.n.data.nr)
-	if nr < 0 || nr >= len(a.textArguments) {
+	if nr < 0 || nr >= len(a.textArguments) || len(a.textArguments[nr]) == 0 {
 		return
 	}
-	for i, argument := range a.textArguments[nr] {
-		a.readText(i, a.n.data.args[argument])
-	}
+	a.readTexts(a.textArguments[nr])
 	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, a.fd, ioctlNotifIDValid, uintptr(unsafe.Pointer(&a.n.id)))
 	if errno != 0 {
 		// Killed. What was read may be of another process with its id.
@@ -127,22 +125,34 @@ func (a *answerer) examine() {
 	}
 }
 
-// readText reads a text of the process that waits. What cannot be read stays
-// empty: not its memory, or not this thread's to read.
+// readTexts reads texts of the process that waits, all in one call if it can:
+// each takes microseconds. What cannot be read stays empty: not its memory, or
+// not this thread's to read.
 //
 //go:nosplit
-func (a *answerer) readText(i int, address uint64) {
+func (a *answerer) readTexts(arguments []int) {
 	const page = 4096 // or a multiple: the next one may not be there
-	if address == 0 {
-		return
+	for i, argument := range arguments {
+		address := uintptr(a.n.data.args[argument])
+		first := min(maxText, page-address%page)
+		a.remote[2*i] = unix.RemoteIovec{Base: address, Len: int(first)}
+		a.remote[2*i+1] = unix.RemoteIovec{Base: address + first, Len: int(maxText - first)}
 	}
-	first := min(maxText, int(page-address%page))
-	a.remote[0] = unix.RemoteIovec{Base: uintptr(address), Len: first}
-	a.remote[1] = unix.RemoteIovec{Base: uintptr(address) + uintptr(first), Len: maxText - first}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(a.n.tid),
-		uintptr(unsafe.Pointer(&a.local[i])), 1, uintptr(unsafe.Pointer(&a.remote[0])), 2, 0)
-	if errno == 0 {
-		a.found.texts[i].read = uint16(n)
+	for at := 0; at < len(arguments); {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(a.n.tid),
+			uintptr(unsafe.Pointer(&a.local[at])), uintptr(len(arguments)-at),
+			uintptr(unsafe.Pointer(&a.remote[2*at])), uintptr(2*(len(arguments)-at)), 0)
+		if errno != 0 {
+			n = 0
+		}
+		for ; n >= maxText; n -= maxText {
+			a.found.texts[at].read = maxText
+			at++
+		}
+		if at < len(arguments) { // it stopped in this one, in the middle or before
+			a.found.texts[at].read = uint16(n)
+			at++
+		}
 	}
 }
 

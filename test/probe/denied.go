@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -108,4 +109,31 @@ func load(ret uint32, flags uintptr) error {
 		return errno
 	}
 	return nil
+}
+
+// paced measures N denied calls one by one, with a pause before each: what a
+// call costs that comes alone.
+//
+//	probe paced N MICROSECONDS
+func paced(args []string) any {
+	runtime.LockOSThread()
+	n, err := strconv.Atoi(args[0])
+	if err != nil || n < 1 {
+		return "no number of calls"
+	}
+	pause, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err.Error()
+	}
+	took := make([]float64, n)
+	for i := range took {
+		// Not the runtime's sleep, which would count its own waking up.
+		ts := unix.NsecToTimespec(int64(pause) * 1000)
+		_ = unix.Nanosleep(&ts, nil)
+		begin := time.Now()
+		deniedMount()
+		took[i] = float64(time.Since(begin).Nanoseconds()) / 1000
+	}
+	slices.Sort(took)
+	return map[string]float64{"median": took[n/2], "p90": took[n*9/10], "min": took[0]}
 }

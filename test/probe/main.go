@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|filters|dial|early|flood|pump|ask|serve|capture|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|paced|filters|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -33,6 +33,7 @@ func main() {
 		"hog":         hog,
 		"spawn":       spawn,
 		"denied":      denied,
+		"paced":       paced,
 		"filters":     filters,
 		"dial":        dial,
 		"early":       early,
