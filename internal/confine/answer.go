@@ -108,20 +108,18 @@ func (a *answerer) examine() {
 	} else {
 		a.started = 0
 	}
-	for i := range a.found.texts {
-		a.found.texts[i].read = 0
-	}
+	a.forgetTexts()
 	nr := int(a.n.data.nr)
-	if nr < 0 || nr >= len(a.textArguments) || len(a.textArguments[nr]) == 0 {
+	if nr < 0 || nr >= len(a.textArguments) {
 		return
 	}
 	a.readTexts(a.textArguments[nr])
-	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, a.fd, ioctlNotifIDValid, uintptr(unsafe.Pointer(&a.n.id)))
-	if errno != 0 {
-		// Killed. What was read may be of another process with its id.
-		for i := range a.found.texts {
-			a.found.texts[i].read = 0
-		}
+}
+
+//go:nosplit
+func (a *answerer) forgetTexts() {
+	for i := range a.found.texts {
+		a.found.texts[i].read = 0
 	}
 }
 
@@ -181,7 +179,9 @@ func (a *answerer) readStatus() int {
 	return int(n)
 }
 
-// deny answers the call.
+// deny answers the call. That the answer is taken means that the call was still
+// waiting, so that what was read before was its process's own: asking with
+// SECCOMP_IOCTL_NOTIF_ID_VALID would say no more.
 //
 //go:nosplit
 func (a *answerer) deny() syscall.Errno {
@@ -190,7 +190,14 @@ func (a *answerer) deny() syscall.Errno {
 		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, a.fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a.answer)))
 		switch errno {
 		case unix.EINTR:
-		case unix.ENOENT: // the process was killed meanwhile
+		case unix.ENOENT:
+			// Killed. What was read may be of another process with its id.
+			a.forgetTexts()
+			return 0
+		case 0:
+			// The process is to go on before this thread does the rest: it was
+			// woken up for this processor.
+			_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			return 0
 		default:
 			return errno

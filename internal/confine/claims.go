@@ -73,7 +73,7 @@ type known struct {
 //
 // What /proc says takes longer than all the rest. Only of a thread that has not
 // been seen before was it read while the call waited; else it is read now, when
-// the thread may have gone on and even ended: then it is what it was.
+// the thread has gone on and may even have ended: then it is what it was.
 func (a *answerer) denial(now time.Time) *denial {
 	k := &a.threads[a.n.tid%maxThreads]
 	switch {

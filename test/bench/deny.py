@@ -5,7 +5,9 @@ A call: `probe paced` makes denied calls of mount(2), in a burst and each alone
 after a pause, under Purple with and without its audit, under strace(1), and in
 a plain unit with SystemCallFilter= and, from systemd 247 on, SystemCallLog=. In
 each round every contender has its turn, in random order; the figures are
-medians over the rounds of the medians over the calls, in microseconds.
+medians over the rounds of the medians over the calls, in microseconds. The
+limit is for the first two pauses: after the third one everybody's caches are
+cold, and what the kernel does in any case takes ten times as long.
 
 Start: `true` under two profiles that differ in the audit only; the figure is
 the median of the paired differences. Runs where systemd is PID 1, as root, with
@@ -27,6 +29,7 @@ PURPLE, PROBE = os.path.join(BIN, "purple"), os.path.join(BIN, "probe")
 
 CALL_LIMIT_US, START_LIMIT_MS = 25, 1
 KINDS = {"burst": (5000, 0), "after 1 ms": (500, 1000), "after 10 ms": (100, 10000)}
+LIMITED = ("burst", "after 1 ms")
 AUDITED, SILENT = "audited", "silent"
 
 
@@ -98,7 +101,7 @@ def main():
     for name, prefix in sorted(measured.items()):
         print(f"{name:24}" + "".join(f"{prefix[kind]:14.1f}" for kind in KINDS))
     print(f"start with the audit of system calls: {more:+.2f} ms (limit {START_LIMIT_MS})")
-    worst = max(measured["purple, audit on"].values())
+    worst = max(measured["purple, audit on"][kind] for kind in LIMITED)
     if worst > CALL_LIMIT_US or more > START_LIMIT_MS:
         sys.exit("over the limit")
 
