@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"time"
@@ -75,15 +76,43 @@ func becomeOwner(id spec.Identity) error {
 	return nil
 }
 
-// takeListener gets the listener of the command's filter, which is loaded by
-// now, and begins to answer. The command waits for the answer.
+// expectListener makes the way on which the process that becomes the command
+// will send the listener, past init. The end to pass on is in a list of one.
+func (s *supervisor) expectListener() ([]*os.File, error) {
+	if !s.spec.RecordSyscalls {
+		return nil, nil
+	}
+	// What could keep this process from answering is found out before anything runs.
+	if err := requireSizes(); err != nil {
+		return nil, err
+	}
+	conn, theirs, err := spec.Pair()
+	if err != nil {
+		return nil, err
+	}
+	s.listening = conn
+	return []*os.File{theirs}, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// takeListener gets the listener of the command's filter and begins to answer.
+// If the command's process has ended without one, init says why.
 func (s *supervisor) takeListener() error {
 	if s.calls == nil {
 		return nil
 	}
-	m, fds, err := s.down.Recv()
+	defer s.listening.Close()
+	m, fds, err := s.listening.Recv()
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("the sandbox's init is gone: %w", err)
+		return err
 	}
 	if err := expect(m, spec.Listening); err != nil {
 		return err
@@ -100,7 +129,7 @@ func (s *supervisor) takeListener() error {
 		defer close(s.calls.told)
 		s.calls.tally.follow(s.calls.stop)
 	}()
-	return s.down.Send(spec.Message{Kind: spec.Go})
+	return nil
 }
 
 // answer is the thread that answers, from the listener's arrival until every

@@ -159,20 +159,14 @@ func loadError(errno syscall.Errno) error {
 	return errno
 }
 
-// sendListener sends the listener to the supervisor, and waits until that
-// answers: the command's first call may be one that the filter denies.
+// sendListener gives the listener to the supervisor: it then lies in that one's
+// own socket. If the command's first call is one that the filter denies, it waits
+// there until it is received, or is gone with the supervisor.
 func (c *command) sendListener(l *launch) error {
 	if !c.spec.RecordSyscalls {
 		return nil
 	}
-	if err := c.conn.Send(spec.Message{Kind: spec.Listening}, int(l.listener)); err != nil {
-		return err
-	}
-	m, _, err := c.conn.Recv()
-	if err != nil {
-		return err
-	}
-	return expect(m, spec.Go)
+	return spec.NewConn(listenerFD).Send(spec.Message{Kind: spec.Listening}, int(l.listener))
 }
 
 // executionError waits for execve to fail; if it succeeds nobody comes back.

@@ -46,13 +46,9 @@ type listener struct{ fd int }
 // newListener takes the descriptor over. It makes sure that it is a listener.
 func newListener(fd int) (*listener, error) {
 	l := &listener{fd}
-	err := requireSizes()
-	if err == nil && l.valid(0) != unix.ENOENT {
-		err = errors.New("the descriptor is no listener of a filter")
-	}
-	if err != nil {
+	if l.valid(0) != unix.ENOENT {
 		unix.Close(fd)
-		return nil, err
+		return nil, errors.New("the descriptor is no listener of a filter")
 	}
 	// Who waits for an answer has nothing else to do: its processor is the best
 	// one for the answer. Without that the call takes the time in which another

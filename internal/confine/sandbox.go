@@ -16,6 +16,9 @@ import (
 const (
 	specFD = 3
 	connFD = 4
+	// listenerFD leads to the supervisor, from the process that becomes the
+	// command, if the filter is to have a listener.
+	listenerFD = 5
 )
 
 // sandbox is PID 1 of the sandbox.
@@ -39,6 +42,7 @@ func Init() int {
 	s := &sandbox{conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
+	unix.CloseOnExec(listenerFD)
 	// The per-thread state of the building (umask, root, working directory)
 	// is the process's; only signals to the right thread matter, so one
 	// thread does it all.
@@ -101,6 +105,10 @@ func (s *sandbox) spawnCommand() error {
 			// then the group is not orphaned and Ctrl-Z works (setpgid(2)).
 			Setpgid: true,
 		},
+	}
+	if s.spec.RecordSyscalls {
+		attr.Files = append(attr.Files, listenerFD)
+		defer unix.Close(listenerFD)
 	}
 	for fd, isTerminal := range s.spec.Terminal {
 		if isTerminal {
@@ -241,9 +249,6 @@ func (s *sandbox) awaitGo() error {
 	if err := s.cmdConn.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return s.commandDied()
 	}
-	if err := s.passListener(); err != nil {
-		return err
-	}
 	m, _, err = s.cmdConn.Recv()
 	if err == nil {
 		return expect(m, spec.Go) // only ever a failure
@@ -252,41 +257,6 @@ func (s *sandbox) awaitGo() error {
 		return err
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Started})
-}
-
-// passListener passes the listener of the command's filter on to the supervisor,
-// and back its word that it answers.
-func (s *sandbox) passListener() error {
-	if !s.spec.RecordSyscalls {
-		return nil
-	}
-	m, fds, err := s.cmdConn.Recv()
-	if errors.Is(err, io.EOF) {
-		return s.commandDied()
-	}
-	if err != nil {
-		return err
-	}
-	if err := expect(m, spec.Listening); err != nil {
-		return err
-	}
-	err = s.conn.Send(m, fds...)
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-	if err != nil {
-		return err
-	}
-	if m, _, err = s.conn.Recv(); err != nil {
-		return err
-	}
-	if err := expect(m, spec.Go); err != nil {
-		return err
-	}
-	if err := s.cmdConn.Send(m); err != nil {
-		return s.commandDied()
-	}
-	return nil
 }
 
 // supervise forwards what the supervisor says and reaps, until the command

@@ -28,10 +28,11 @@ type supervisor struct {
 	up   *spec.Conn // to purple, or nil when detached
 	down *spec.Conn // to the sandbox's init
 
-	initPID  int
-	stopping bool         // the manager asked the unit to stop
-	denied   *deniedLog   // nil: nothing is recorded
-	calls    *deniedCalls // nil: the kernel answers them
+	initPID   int
+	stopping  bool         // the manager asked the unit to stop
+	denied    *deniedLog   // nil: nothing is recorded
+	calls     *deniedCalls // nil: the kernel answers them
+	listening *spec.Conn   // on which the filter's listener comes
 }
 
 // Supervise runs as the unit's main process; its standard input is the control
@@ -140,6 +141,11 @@ func (s *supervisor) detachedStreams() error {
 // properties cannot give it. (The host name's is among them because
 // ProtectHostname= would come with a filter that forbids to set it.)
 func (s *supervisor) startInit() error {
+	listening, err := s.expectListener()
+	if err != nil {
+		return err
+	}
+	defer closeFiles(listening)
 	ids, err := s.startIdmap()
 	if err != nil {
 		return fmt.Errorf("cannot make the id map: %w", err)
@@ -155,6 +161,9 @@ func (s *supervisor) startInit() error {
 			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 			Setsid:     true,
 		},
+	}
+	for _, f := range listening {
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init"}, attr)
 	theirs.Close()

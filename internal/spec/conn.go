@@ -20,16 +20,14 @@ const (
 	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
-	Go        MessageKind = "go"        // supervisor to init and the command: everything read back, go on
+	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
 	Signal    MessageKind = "signal"    // down: send Signal to the command's process group
 	StopAll   MessageKind = "stop-all"  // supervisor to init: send Signal to every process of the sandbox
 	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
-	Alive MessageKind = "alive" // supervisor to purple: the unit runs in its network namespace, link it
-	Ready MessageKind = "ready" // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
-	// Listening: the command's process to init, and on to the supervisor: the
-	// filter is loaded; descriptor: its listener. The process waits for Go.
-	Listening MessageKind = "listening"
+	Alive     MessageKind = "alive"     // supervisor to purple: the unit runs in its network namespace, link it
+	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Listening MessageKind = "listening" // the command's process to the supervisor: the filter is loaded; descriptor: its listener
 
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
