@@ -30,7 +30,7 @@ demo: build ## an agent in a real unit; boots a private systemd if PID 1 is none
 	test/hosts/native -- test/demo/run
 
 .PHONY: test
-test: lint test-unit test-native test-vm-bookworm test-vm-trixie ## everything that CI runs
+test: lint test-unit test-native test-vms ## everything that CI runs
 
 .PHONY: lint
 lint: build ## gofmt, go vet, the layers
@@ -55,11 +55,17 @@ test-native: suite ## the suite and the demo on this machine's systemd, or on a 
 	cd test && ./hosts/native -- $(SUITE)
 	test/hosts/native -- test/demo/run
 
+# Both at once: where the machine has no KVM, one of them leaves half of its two
+# processors idle. Each line says whose it is.
+.PHONY: test-vms
+test-vms: suite ## the suite in both VMs
+	$(MAKE) --no-print-directory -j2 test-vm-bookworm test-vm-trixie
+
 .PHONY: test-vm-bookworm test-vm-trixie
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
-	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs "$$payload"; \
-	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && PURPLE_TEST_STARTS=40 exec $(SUITE)'
+	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs packaging "$$payload"; \
+	test/hosts/vm $* --payload "$$payload" --timeout 2400 -- bash -c 'cd test && PURPLE_TEST_STARTS=40 exec $(SUITE)' | sed -u 's/^/$*: /'
 
 .PHONY: vm-images
 vm-images: ## make the VM images, once
@@ -86,6 +92,7 @@ fuzz: ## each fuzz target for half a minute
 	$(GO) test ./internal/confine -run '^$$' -fuzz FuzzParseLogged -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzFromFields -fuzztime 30s
 	$(GO) test ./journal -run '^$$' -fuzz FuzzParseEntry -fuzztime 30s
+	$(GO) test ./journal -run '^$$' -fuzz FuzzLine -fuzztime 30s
 
 .PHONY: install
 install: build ## into $(DESTDIR)$(PREFIX)

@@ -24,6 +24,14 @@ func FromFields(fields map[string]string) (Event, error) {
 		e = r.syscallDenied()
 	case SyscallsDeniedID:
 		e = r.syscallsDenied()
+	case RunStartedID:
+		e = r.runStarted()
+	case LimitReachedID:
+		e = r.limitReached()
+	case RunEndedID:
+		e = r.runEnded()
+	case LogFailedID:
+		e = r.logFailed()
 	default:
 		return nil, fmt.Errorf("cannot read the message id %q: %w", id, ErrNotPurple)
 	}

@@ -45,6 +45,10 @@ const (
 	fieldPriority     = "PRIORITY"
 	fieldIdentifier   = "SYSLOG_IDENTIFIER"
 	fieldInvocationID = "INVOCATION_ID"
+
+	// FieldObjectUnit is the unit that a message is about, where its sender is
+	// of another.
+	FieldObjectUnit = "OBJECT_SYSTEMD_UNIT"
 )
 
 const (

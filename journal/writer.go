@@ -47,6 +47,16 @@ func (w *Writer) Send(e Event) error {
 	if w.invocation != "" {
 		fields = append(fields, Field{fieldInvocationID, w.invocation})
 	}
+	return w.write(fields)
+}
+
+// SendAbout writes an event about a unit that the sender is no part of. What
+// root writes with OBJECT_SYSTEMD_UNIT= is shown by `journalctl -u`.
+func (w *Writer) SendAbout(unit string, e Event) error {
+	return w.write(append(Fields(e), Field{FieldObjectUnit, unit}))
+}
+
+func (w *Writer) write(fields []Field) error {
 	entry, err := encode(fields)
 	if err != nil {
 		return err

@@ -146,6 +146,9 @@ func TestDeniedBurstIsCountedExactly(t *testing.T) {
 	if len(totals) != 1 || totals[0][fieldTotal] != strconv.Itoa(calls) || totals[0]["PURPLE_SYSCALLS"] != "1" {
 		t.Errorf("%v", totals)
 	}
+	if ended := auditEvents(t, m[1], "run-ended"); len(ended) != 1 || ended[0]["PURPLE_DENIED_SYSCALLS"] != strconv.Itoa(calls) {
+		t.Errorf("%v", ended)
+	}
 	if events := auditEvents(t, m[1], "syscall-denied"); len(events) > 3 {
 		t.Errorf("%d events", len(events))
 	}

@@ -278,7 +278,8 @@ func TestLogsAndPsOfDenials(t *testing.T) {
 		n := managed(t, "ps")[unit].Denials
 		return n != nil && *n == 1
 	})
-	if got := loggedLines(t, "purple", unit); !slices.Equal(got, []string{"Denied tcp to 192.0.2.1 port 81"}) {
+	got := loggedLines(t, "purple", unit)
+	if len(got) != 2 || !strings.HasPrefix(got[0], "Started under the profile test: bash -c ") || got[1] != "Denied tcp to 192.0.2.1 port 81" {
 		t.Errorf("%q", got)
 	}
 }

@@ -751,7 +751,7 @@ sleep 300`
 	before := s.sh(t, "nft list ruleset | sed -E 's/packets [0-9]+ bytes [0-9]+//'; ip addr; ip route show table all; ip rule")
 	var log string
 	eventually(t, "every attempt is made", time.Minute, func() bool {
-		log = sh(t, "journalctl -o cat -u "+s.unit)
+		log = sh(t, "journalctl -o cat _TRANSPORT=stdout -u "+s.unit)
 		return strings.Contains(log, "ip_unprivileged_port_start")
 	})
 	if strings.Contains(log, "done: ") || strings.Count(log, "refused: ") != 13 {
@@ -921,7 +921,9 @@ func TestDeniedFloodIsCountedExactly(t *testing.T) {
 func TestEventsCannotBeForged(t *testing.T) {
 	theWorld(t)
 	s := startSandbox(t, outgoing(t, "[443]"), "sh", "-c", `printf 'PURPLE_DESTINATION=1.2.3.4\nPURPLE_PORT=1\nPURPLE_PROTOCOL=tcp\nPURPLE_COUNT=1\n'; logger --journald </dev/null; sleep 300`)
-	eventually(t, "the output is in the journal", 20*time.Second, func() bool { return strings.Contains(sh(t, "journalctl -o cat -u "+s.unit), "PURPLE_COUNT=1") })
+	eventually(t, "the output is in the journal", 20*time.Second, func() bool {
+		return strings.Contains(sh(t, "journalctl -o cat _TRANSPORT=stdout -u "+s.unit), "PURPLE_COUNT=1")
+	})
 	if deniedCount(t, s.unit, "tcp", "1.2.3.4", "1") != 0 {
 		t.Error("forged")
 	}

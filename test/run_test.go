@@ -232,14 +232,14 @@ func TestDetach(t *testing.T) {
 	if !strings.HasPrefix(unit, "purple-plain-") || !strings.HasSuffix(unit, ".service") {
 		t.Fatalf("unit %q", unit)
 	}
-	status := sh(t, "systemctl --no-pager status 'purple-*'")
+	status := sh(t, "systemctl --no-pager --lines=0 status 'purple-*'")
 	for _, want := range []string{unit, "purple.slice", "active (running)", "sleep 30"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("systemctl status does not show %q:\n%s", want, status)
 		}
 	}
 	eventually(t, "the output in the journal", 15*time.Second, func() bool {
-		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat -u "+unit), "hello")
+		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat _TRANSPORT=stdout -u "+unit), "hello")
 	})
 	// The command chooses no priority for what it prints.
 	if urgent := sh(t, "journalctl --no-pager -o cat -p err -u "+unit+" || :"); strings.Contains(urgent, "panic") {
@@ -349,7 +349,7 @@ print(libc.inotify_init1(0) >= 0, libc.timer_create(1, None, ctypes.byref(ctypes
 	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", profilePath("groups"), "--", "python3", "-c", exhaust}}.run(t).mustSucceed(t).stdout)
 	defer sh(t, "systemctl stop "+unit)
 	eventually(t, "the command has used everything up", time.Minute, func() bool {
-		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat -u "+unit), "True True")
+		return strings.Contains(sh(t, "journalctl --sync; journalctl --no-pager -o cat _TRANSPORT=stdout -u "+unit), "True True")
 	})
 	if got := sh(t, host); got != "True True\n" {
 		t.Errorf("inotify_init1 and timer_create of root: %q", got)

@@ -77,21 +77,35 @@ func (b *builder) namespaces() error {
 	return nil
 }
 
-// audit: denied connections are recorded. It says what is not there yet;
-// nothing is weaker for it.
+// audit: what is recorded of the run. Without it the limits hold all the same.
 func (b *builder) audit() error {
-	if b.p.Audit.Enabled && b.p.Audit.LogPath != "" {
-		b.warn("audit.log_path", "this version does not write %q; what it records is in the journal", b.p.Audit.LogPath)
+	b.plan.Spec.PolicyHash = b.p.Digest
+	b.plan.Spec.Limits = b.limitsInForce()
+	if !b.p.Audit.Enabled {
+		return nil
 	}
-	if b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "syscall") {
+	b.plan.Spec.Audit = &spec.Audit{Resources: slices.Contains(b.p.Audit.Detail, "resource"), LogPath: b.p.Audit.LogPath}
+	if log := b.p.Audit.LogPath; log != "" {
+		b.plan.LogNamedIn = b.p.Where("audit.log_path")
+		b.say("sandbox", "audit.log_path", "", "events are appended to %s", printable(log))
+	}
+	if slices.Contains(b.p.Audit.Detail, "syscall") {
 		b.plan.Spec.RecordSyscalls = true
 		b.say("sandbox", "audit.detail_level", "", "denied system calls are recorded in the journal")
 	}
-	if b.plan.Network != nil && b.p.Audit.Enabled && slices.Contains(b.p.Audit.Detail, "network") {
+	if b.plan.Network != nil && slices.Contains(b.p.Audit.Detail, "network") {
 		b.plan.Spec.RecordDenied = true
 		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")
 	}
 	return nil
+}
+
+// limitsInForce are the limits as they must read back; what is unlimited is 0.
+func (b *builder) limitsInForce() spec.Limits {
+	r, page := b.p.Resources, uint64(b.h.PageSize)
+	return spec.Limits{
+		Memory: r.Memory.Value / page * page, Tasks: r.Tasks.Value, CPU: r.CPU.Value, IO: r.BlockIO.Value, Timeout: r.Timeout.Value,
+	}
 }
 
 // firstRunUID is above every range that systemd, nspawn or a distribution

@@ -163,7 +163,8 @@ func (b *builder) checkWorkspace(dir string) error {
 }
 
 // checkWritable refuses a folder in which the command could loosen its own next
-// run: the profile, the places where one is found by name, purple-init itself.
+// run, or change what is recorded of this one: the profile, the places where one
+// is found by name, the log, purple-init itself.
 func (b *builder) checkWritable(dir string) error {
 	for _, file := range b.c.Profiles {
 		if covers(dir, file) {
@@ -174,6 +175,9 @@ func (b *builder) checkWritable(dir string) error {
 		if covers(dir, place) || covers(place, dir) {
 			return fmt.Errorf("cannot make %q writable: profiles are found in %q, where the command could then make one; name another folder", dir, place)
 		}
+	}
+	if log := b.p.Audit.LogPath; b.p.Audit.Enabled && log != "" && covers(dir, log) {
+		return fmt.Errorf("cannot make %q writable: it holds the log %q (audit.log_path), which the command could then rewrite; keep the log elsewhere", dir, log)
 	}
 	if covers(dir, b.c.InitPath) {
 		return fmt.Errorf("cannot make %q writable: it holds %q, which systemd executes as root; install purple elsewhere, or name another folder", dir, b.c.InitPath)

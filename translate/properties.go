@@ -48,8 +48,10 @@ func textOf(value any) string {
 	}
 }
 
-// stopTimeout is what the command gets between SIGTERM and SIGKILL.
-const stopTimeoutUSec = uint64(5_000_000)
+// stopTimeout is when systemd kills the whole unit, the supervisor included.
+// That one has killed the sandbox after 5 seconds, and then says how the run
+// has ended.
+const stopTimeoutUSec = uint64(10_000_000)
 
 // rows are all properties that Purple sets. What it does not set has systemd's
 // default, which an administrator's drop-in may change.
@@ -67,12 +69,17 @@ var rows = []row{
 	{name: "ExecStart", why: "the command itself never stands in a property", value: func(b *builder) (any, []string) {
 		return []ExecCommand{{Path: b.c.InitPath, Argv: []string{b.c.InitPath}}}, []string{quoteWord(b.c.InitPath)}
 	}},
+	{name: "Environment", why: "purple-init starts with fewer threads; not the command's", value: func(*builder) (any, []string) {
+		return []string{"GOMAXPROCS=1"}, []string{"GOMAXPROCS=1"}
+	}},
 	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
 	{name: "KillMode", why: "the supervisor passes SIGTERM on, SIGKILL goes to all", value: fixed("mixed")},
-	{name: "TimeoutStopUSec", file: "TimeoutStopSec", why: "between SIGTERM and SIGKILL", value: usec(func(*builder) uint64 { return stopTimeoutUSec })},
+	{name: "TimeoutStopUSec", file: "TimeoutStopSec", why: "the supervisor kills after 5 s, systemd all after this", value: usec(func(*builder) uint64 { return stopTimeoutUSec })},
 	{name: "CollectMode", why: "nothing is left of a failed run", value: fixed("inactive-or-failed")},
-	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("kill")},
+	// Not "kill", which would take the supervisor along before it could say so:
+	// told to stop, it sees why, and kills the sandbox at once.
+	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("stop")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
 	{name: "PrivateNetwork", key: keyIsolated, value: func(b *builder) (any, []string) {
 		if !b.p.Network.Isolated {

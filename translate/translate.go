@@ -44,6 +44,7 @@ type Plan struct {
 	Spec       spec.Spec // without Filter and Command.Path, which need the machine
 	Network    *Network  // nil: isolated
 	Warnings   []policies.Warning
+	LogNamedIn policies.Position // where the profile names the log, if it does
 
 	sandbox []Line // what purple-init does, in words
 }

@@ -144,6 +144,8 @@ func TestBuildRefuses(t *testing.T) {
 		{"workspace /tmp", full, in("/tmp"), "directory of the system", false},
 		{"writable home", full, writable("/home/ann"), "home directory", false},
 		{"workspace in /etc", full, in("/etc/purple"), "directory of the system", false},
+		{"log in the writable workspace", full + "audit: {log_path: /home/ann/project/logs/x.log}\n", writable("/home/ann/project"), "it holds the log", false},
+		{"log in an output path", full + "audit: {log_path: /srv/tree/x.log}\n", nil, "it holds the log", false},
 		{"profile in the writable workspace", full, func(c *Command, h *host.Facts) {
 			c.Workspace, c.Profiles = "/home/ann/project", []string{"/home/ann/project/sub/p.yaml"}
 		}, "holds the profile", false},
@@ -218,7 +220,7 @@ func golden(t *testing.T, name string, got []byte) {
 // signatures are those of systemd's D-Bus interface
 // (org.freedesktop.systemd1(5)).
 var signatures = map[string]string{
-	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStart": "a(sasb)", "SyslogIdentifier": "s",
+	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStart": "a(sasb)", "Environment": "as", "SyslogIdentifier": "s",
 	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
 	"PrivateNetwork": "b", "CPUQuotaPerSecUSec": "t", "MemoryMax": "t", "MemorySwapMax": "t", "TasksMax": "t",
 	"IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "RuntimeMaxUSec": "t",
@@ -373,7 +375,7 @@ func TestBlockIOOfEveryDisk(t *testing.T) {
 	const limit = uint64(100_000_000)
 	want := []deviceLimit{{"/dev/block/8:0", limit}, {"/opt/tool", limit}, {"/usr/local", limit}}
 	for _, p := range plan.Properties {
-		if !strings.HasPrefix(p.Name, "IO") {
+		if !strings.HasSuffix(p.Name, "BandwidthMax") {
 			continue
 		}
 		got := slices.SortedFunc(slices.Values(p.Value.([]deviceLimit)), func(x, y deviceLimit) int { return strings.Compare(x.Path, y.Path) })
@@ -486,16 +488,28 @@ func TestMountsAreOrderedAndOptionalOnesLeftOut(t *testing.T) {
 	}
 }
 
-// What this version does not do is said.
-func TestAuditLogIsWarnedOf(t *testing.T) {
-	for text, want := range map[string]int{
-		full: 1, // CAP_NET_RAW
-		full + "audit:\n  log_path: /var/log/x.log\n":                   2,
-		full + "audit:\n  enabled: false\n  log_path: /var/log/x.log\n": 1,
+func TestAudit(t *testing.T) {
+	hash := parse(t, full).Digest
+	for text, want := range map[string]*spec.Audit{
+		"": {Resources: true},
+		"audit:\n  log_path: /var/log/x.log\n  detail_level: [network]\n": {LogPath: "/var/log/x.log"},
+		"audit:\n  enabled: false\n  log_path: /var/log/x.log\n":          nil,
 	} {
-		if got := mustBuild(t, text, nil).Warnings; len(got) != want {
-			t.Errorf("%v", got)
+		plan := mustBuild(t, full+text, nil)
+		if !reflect.DeepEqual(plan.Spec.Audit, want) {
+			t.Errorf("%q: %+v", text, plan.Spec.Audit)
 		}
+		if len(plan.Warnings) != 1 { // CAP_NET_RAW
+			t.Errorf("%q: %v", text, plan.Warnings)
+		}
+		limits := spec.Limits{Memory: 64 << 20, Tasks: 100, CPU: 500_000, IO: 100_000_000, Timeout: 60e6}
+		if plan.Spec.Limits != limits || len(plan.Spec.PolicyHash) != 64 || (text == "") != (plan.Spec.PolicyHash == hash) {
+			t.Errorf("%q: %+v, %s", text, plan.Spec.Limits, plan.Spec.PolicyHash)
+		}
+	}
+	plan := mustBuild(t, full+"audit:\n  log_path: /var/log/x.log\n", nil)
+	if plan.LogNamedIn.File != "full.yaml" || !strings.Contains(plan.Text(), "events are appended to /var/log/x.log") {
+		t.Errorf("%v\n%s", plan.LogNamedIn, plan.Text())
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Stop ends a run and returns when nothing of it is left. The command gets
-// SIGTERM and what TimeoutStopSec= of the unit grants it; kill: nothing but
+// SIGTERM and, 5 seconds later from the supervisor, SIGKILL; kill: nothing but
 // SIGKILL. A run that has ended meanwhile is no error.
 //
 // It asks no question about the unit: call it with one that List has returned.
@@ -57,9 +57,9 @@ func (m *Manager) waitJob(ctx context.Context, job dbus.ObjectPath) (string, err
 
 // WaitEnd returns when a run, started by whoever, has ended.
 func (m *Manager) WaitEnd(ctx context.Context, unit string) error {
-	run := &Run{m: m, name: unit, path: unitPath(unit), begun: true}
+	run := &Run{m: m, name: unit, path: unitPath(unit)}
 	calls := m.subscribe(
-		fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, run.path, propsIf),
+		run.changes(),
 		fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='UnitRemoved',arg0='%s'", managerName, managerPath, managerIf, unit),
 	)
 	for _, call := range calls {
@@ -70,12 +70,12 @@ func (m *Manager) WaitEnd(ctx context.Context, unit string) error {
 	// It may have ended before the matches were there.
 	var state string
 	err := m.bus.Object(managerName, run.path).CallWithContext(ctx, propsIf+".Get", 0, unitIf, "ActiveState").Store(&state)
-	if isNoUnit(err) || state == "inactive" || state == "failed" {
+	if isNoUnit(err) || isEnd(state) {
 		return nil
 	}
 	if err == nil {
 		err = m.waitSignal(ctx, func(s *dbus.Signal) bool {
-			return run.isEnd(s) || s.Name == managerIf+".UnitRemoved" && len(s.Body) > 0 && s.Body[0] == unit
+			return run.follow(s, nil) || s.Name == managerIf+".UnitRemoved" && len(s.Body) > 0 && s.Body[0] == unit
 		})
 	}
 	if err != nil {

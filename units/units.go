@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -41,6 +42,7 @@ var ErrNoManager = errors.New("no systemd answers on the system bus")
 type Manager struct {
 	bus     *dbus.Conn
 	signals chan *dbus.Signal
+	version func() (string, error) // systemd's; asked early, for Start
 }
 
 // Connect dials the system bus. One connection serves calls and signals: each
@@ -59,6 +61,12 @@ func Connect(ctx context.Context) (*Manager, error) {
 		return nil, fmt.Errorf("%w: %v", ErrNoManager, err)
 	}
 	bus.Signal(signals)
+	asked := m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
+	m.version = sync.OnceValues(func() (version string, err error) {
+		<-asked.Done
+		err = asked.Store(&version)
+		return version, err
+	})
 	return m, nil
 }
 
@@ -83,9 +91,6 @@ type Run struct {
 	m    *Manager
 	name string
 	path dbus.ObjectPath
-	// begun: the unit has left the state "inactive", in which it was loaded.
-	// systemd announces that one too.
-	begun bool
 }
 
 // Aux is a unit beside the one that is started.
@@ -94,35 +99,22 @@ type Aux struct {
 	Properties []Property
 }
 
-// Start asks for a transient service and, unless it is active already, for the
-// aux unit; nil: none. It returns when systemd has accepted the jobs,
-// not when the unit runs. The unit stays loaded until the connection is closed
-// (AddRef=), or its result could be gone before it is read.
-func (m *Manager) Start(ctx context.Context, name string, properties []Property, aux *Aux) (*Run, error) {
-	r := &Run{m: m, name: name, path: unitPath(name)}
-	match := fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
-	// The bus keeps the order of one connection's messages, so these need
-	// one wait (PID 1 may take its time): nothing the unit does comes before
-	// the match.
-	version := m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
-	calls := []*dbus.Call{
-		m.bus.BusObject().Go("org.freedesktop.DBus.AddMatch", 0, make(chan *dbus.Call, 1), match),
-		m.manager().Go(managerIf+".Subscribe", 0, make(chan *dbus.Call, 1)),
+// Start asks for a transient service. It returns when systemd has accepted the
+// job, not when the unit runs. The unit stays loaded until the connection is
+// closed (AddRef=), or its result could be gone before it is read.
+func (m *Manager) Start(ctx context.Context, name string, properties []Property) (*Run, error) {
+	version, err := m.version()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read systemd's version: %w", err)
 	}
-	auxStarted := m.startAux(ctx, aux)
-	calls = append(calls, m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})))
-	for _, call := range calls {
-		if done := <-call.Done; done.Err != nil {
-			return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
-		}
+	if err := requireVersion(version); err != nil {
+		return nil, err
 	}
-	if err := requireVersion(<-version.Done); err != nil {
-		return nil, errors.Join(err, r.Kill(ctx))
+	started := m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)}))
+	if done := <-started.Done; done.Err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
 	}
-	if err := auxStarted(); err != nil {
-		return nil, errors.Join(err, r.Kill(ctx))
-	}
-	return r, nil
+	return &Run{m: m, name: name, path: unitPath(name)}, nil
 }
 
 // unitPath is where the bus has a unit.
@@ -134,43 +126,39 @@ func (m *Manager) startTransient(ctx context.Context, name string, properties []
 	return m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1), name, "fail", properties, []Aux{})
 }
 
-// startAux asks for the aux unit. The function that it returns waits until that
-// is active, this one or one that was there: it may have been on its way out.
-func (m *Manager) startAux(ctx context.Context, aux *Aux) func() error {
-	if aux == nil {
-		return func() error { return nil }
-	}
-	first := m.startTransient(ctx, aux.Name, aux.Properties)
-	return func() error {
-		for call, end := first, time.Now().Add(auxTimeout); ; call = m.startTransient(ctx, aux.Name, aux.Properties) {
-			err := (<-call.Done).Err
-			if isUnitExists(err) {
-				err = m.requireActive(aux.Name)
-			}
-			if err == nil {
-				return nil
-			}
-			if !errors.Is(err, errNotActive) || time.Now().After(end) {
-				return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
-			}
-			time.Sleep(auxPause)
+// StartAux asks for the aux unit. It returns when systemd has accepted the job,
+// or when one that was there is active: it may have been on its way out.
+func (r *Run) StartAux(ctx context.Context, aux Aux) error {
+	for end, pause := time.Now().Add(auxTimeout), auxPause; ; pause = min(2*pause, maxAuxPause) {
+		err := (<-r.m.startTransient(ctx, aux.Name, aux.Properties).Done).Err
+		if isUnitExists(err) {
+			err = r.m.requireActive(aux.Name)
 		}
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errNotActive) || time.Now().After(end) {
+			return fmt.Errorf("cannot start %s: %w", aux.Name, explain(err))
+		}
+		time.Sleep(pause)
 	}
 }
 
-// How long a unit that is on its way out may take, and how often it is looked at.
+// How long a unit that is on its way in or out may take, and how often it is
+// looked at: ever less, as PID 1 begins no job while questions come in.
 const (
-	auxTimeout = 10 * time.Second
-	auxPause   = 5 * time.Millisecond
+	auxTimeout  = 60 * time.Second
+	auxPause    = 5 * time.Millisecond
+	maxAuxPause = 500 * time.Millisecond
 )
 
 // RequireAux makes sure that the aux unit, with which the run was started, is
 // there: started by this one or another, it may be gone again.
-func (r *Run) RequireAux(ctx context.Context, aux *Aux) error {
+func (r *Run) RequireAux(ctx context.Context, aux Aux) error {
 	if err := r.m.requireActive(aux.Name); err == nil || !errors.Is(err, errNotActive) {
 		return err
 	}
-	return r.m.startAux(ctx, aux)()
+	return r.StartAux(ctx, aux)
 }
 
 func isUnitExists(err error) bool {
@@ -195,12 +183,8 @@ func (m *Manager) requireActive(name string) error {
 const minVersion = 252
 
 // requireVersion refuses an older systemd, or one that does not say how old it
-// is. The unit waits for its spec at that time: nothing has run.
-func requireVersion(call *dbus.Call) error {
-	var version string
-	if err := call.Store(&version); err != nil {
-		return fmt.Errorf("cannot read systemd's version: %w", err)
-	}
+// is.
+func requireVersion(version string) error {
 	major, err := majorVersion(version)
 	if err != nil {
 		return err
@@ -239,91 +223,6 @@ func explain(err error) error {
 		return fmt.Errorf("not allowed: %v", e)
 	}
 	return err
-}
-
-// End is why and how a unit ended, as systemd saw it.
-type End struct {
-	Result string // "success", "exit-code", "signal", "timeout", "oom-kill", …
-	Code   int32  // si_code of the main process: 1 exited, 2 killed, 3 dumped
-	Status int32  // exit status or signal
-	// Overran: RuntimeMaxSec= was over. The Result "timeout" without it is one
-	// of the start, or of a stop that ended with SIGKILL.
-	Overran bool
-}
-
-// Wait returns when the unit is inactive or failed.
-func (r *Run) Wait(ctx context.Context) (End, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return End{}, fmt.Errorf("cannot learn how %s ended: %w", r.name, ctx.Err())
-		case s, ok := <-r.m.signals:
-			if !ok {
-				return End{}, fmt.Errorf("cannot learn how %s ended: the connection to systemd is gone", r.name)
-			}
-			if r.isEnd(s) {
-				return r.end()
-			}
-		}
-	}
-}
-
-// isEnd tells whether s says that this unit is no longer active.
-func (r *Run) isEnd(s *dbus.Signal) bool {
-	if s.Path != r.path || len(s.Body) < 2 || s.Body[0] != unitIf {
-		return false
-	}
-	changed, ok := s.Body[1].(map[string]dbus.Variant)
-	if !ok {
-		return false
-	}
-	state, _ := changed["ActiveState"].Value().(string)
-	switch state {
-	case "inactive", "failed":
-		return r.begun
-	case "":
-		return false
-	default:
-		r.begun = true
-		return false
-	}
-}
-
-func (r *Run) end() (End, error) {
-	var all map[string]dbus.Variant
-	if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".GetAll", 0, serviceIf).Store(&all); err != nil {
-		return End{}, fmt.Errorf("cannot read the result of %s: %w", r.name, err)
-	}
-	var e End
-	for name, into := range map[string]any{"Result": &e.Result, "ExecMainCode": &e.Code, "ExecMainStatus": &e.Status} {
-		if err := dbus.Store([]any{all[name].Value()}, into); err != nil {
-			return End{}, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
-		}
-	}
-	if e.Result != "timeout" {
-		return e, nil
-	}
-	var limit uint64
-	if err := dbus.Store([]any{all["RuntimeMaxUSec"].Value()}, &limit); err != nil {
-		return End{}, fmt.Errorf("cannot read RuntimeMaxUSec of %s: %w", r.name, err)
-	}
-	ran, err := r.activeTime()
-	e.Overran = ran >= limit
-	return e, err
-}
-
-// activeTime is how long the unit was active, in microseconds; 0: never.
-func (r *Run) activeTime() (uint64, error) {
-	var times [2]uint64
-	for i, name := range []string{"ActiveEnterTimestampMonotonic", "ActiveExitTimestampMonotonic"} {
-		if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".Get", 0, unitIf, name).Store(&times[i]); err != nil {
-			return 0, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
-		}
-	}
-	if times[0] == 0 || times[1] < times[0] {
-		return 0, nil
-	}
-	return times[1] - times[0], nil
 }
 
 // Kill sends SIGKILL to every process of the unit.

@@ -16,6 +16,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	json           bool           // --json
+	levels         *logFilter     // -l
 	policyDirs     []policies.Dir // nil: the caller's own; a test sets them
 }
 
@@ -72,6 +73,8 @@ func newRootCommand(a *app) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	a.levels = newLogFilter()
+	root.PersistentFlags().VarP(a.levels, "log", "l", "what purple says of its own work on standard error: error, warn, info, debug, trace; info,units=trace for one subsystem")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
 	root.AddCommand(
 		newProfileCommand(a), newPlanCommand(a), newRunCommand(a),

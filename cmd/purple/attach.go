@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -54,24 +55,25 @@ type attachment struct {
 	*session
 	relay *relay
 
-	started bool          // the command runs, or has run
-	exited  *spec.Message // how the command ended, from purple-init
-	denied  *spec.Denied  // what the network's rules refused; nil: nothing
-	failure error         // why the sandbox could not be made
-	ending  *ending       // how the unit ended, from systemd
-
-	deniedCalls *spec.DeniedCalls // what the filter denied; nil: nothing
+	started bool              // the command runs, or has run
+	exited  *spec.Message     // how the command ended, from purple-init
+	denied  *spec.Denied      // what the network's rules refused; nil: nothing
+	calls   *spec.DeniedCalls // what the filter denied; nil: nothing
+	ended   *journal.RunEnded // what purple-init has recorded of the end
+	failure error             // why the sandbox could not be made
+	ending  *ending           // how the unit ended, from systemd
 }
 
 // attach stays with the run until the command's end, its last output and the
 // end of the unit have all been seen.
-func (a *app) attach(ctx context.Context, s *session) error {
+func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
 	defer signal.Stop(signals)
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
-	if err := at.follow(ctx, signals, at.events(), at.watchUnit(ctx)); err != nil {
+	watch := func() <-chan ending { return s.watchUnit(ctx) }
+	if err := at.follow(ctx, signals, at.events(), watch); err != nil {
 		return err
 	}
 	at.relay.drain()
@@ -79,15 +81,36 @@ func (a *app) attach(ctx context.Context, s *session) error {
 	if at.failure != nil {
 		return at.failure
 	}
-	a.explainDenied(s, at.denied, at.deniedCalls)
-	return s.status(at.started, at.exited, *at.ending)
+	a.explainDenied(s, at.denied, at.calls)
+	end := at.outcome()
+	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
+	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
+	if err := at.recordKilled(end); err != nil {
+		fmt.Fprintf(a.stderr, "purple: %v\n", err)
+	}
+	receipt.ended(end, at.ended)
+	return s.statusError(end)
 }
 
-func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, ended <-chan ending) error {
+// silence is how long the unit is not watched if purple-init says nothing: its
+// first message is the end of the start, which goes faster unwatched, but a
+// unit that could not begin has none.
+const silence = 100 * time.Millisecond
+
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, watch func() <-chan ending) error {
 	var kill <-chan time.Time
+	var ended <-chan ending
+	silent := time.After(silence)
+	starting := true
 	for events != nil || at.ending == nil {
+		if !starting && ended == nil {
+			ended = watch()
+		}
 		select {
+		case <-silent:
+			starting = false
 		case e := <-events:
+			starting = false
 			if e.err != nil {
 				events = nil
 				continue
@@ -134,6 +157,7 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 }
 
 func (at *attachment) handle(e event) error {
+	at.log.Debug("purple-init says", "message", e.m.Kind, "descriptors", len(e.fds))
 	switch e.m.Kind {
 	case spec.Started:
 		at.started = true
@@ -149,8 +173,10 @@ func (at *attachment) handle(e event) error {
 			at.denied = e.m.Denied
 		}
 		if e.m.DeniedCalls != nil {
-			at.deniedCalls = e.m.DeniedCalls
+			at.calls = e.m.DeniedCalls
 		}
+	case spec.Ended:
+		return at.readEnd(e.m.Event)
 	case spec.Failed:
 		at.failure = refusal(e.m)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func TestRunOutlivesTheBus(t *testing.T) {
 	defer conn.Close()
 	ended := make(chan ending, 1)
 	ended <- ending{err: errors.New("the connection to systemd is gone")}
-	at := &attachment{session: &session{plan: &translate.Plan{}, conn: conn}, relay: newRelay([3]bool{})}
+	at := &attachment{session: &session{plan: &translate.Plan{}, conn: conn, log: slog.New(slog.DiscardHandler)}, relay: newRelay([3]bool{})}
 	go func() {
 		for len(ended) > 0 {
 			time.Sleep(time.Millisecond)
@@ -29,10 +30,10 @@ func TestRunOutlivesTheBus(t *testing.T) {
 		_ = peer.Send(spec.Message{Kind: spec.Exited, WaitStatus: 7 << 8})
 		_ = unix.Shutdown(peer.FD(), unix.SHUT_RDWR)
 	}()
-	if err := at.follow(t.Context(), nil, at.events(), ended); err != nil {
+	if err := at.follow(t.Context(), nil, at.events(), func() <-chan ending { return ended }); err != nil {
 		t.Fatal(err)
 	}
-	if status := exitStatus(at.status(at.started, at.exited, *at.ending)); status != 7 {
+	if status := exitStatus(at.statusError(at.outcome())); status != 7 {
 		t.Errorf("status %d", status)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/units"
 	"golang.org/x/sys/unix"
 )
@@ -45,41 +46,102 @@ func (s *session) watchUnit(ctx context.Context) <-chan ending {
 func (s *session) unexplained(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	return s.status(false, nil, <-s.watchUnit(ctx))
+	return s.statusError(outcome(false, nil, <-s.watchUnit(ctx)))
 }
 
-// status turns both truths into the exit status: purple-init's, which is
-// exact, and systemd's, which knows the reason.
-func (s *session) status(started bool, exited *spec.Message, end ending) error {
-	if exited == nil && end.err != nil {
-		return end.err
+// verdict is how a run has ended for the caller.
+type verdict struct {
+	status int
+	reason journal.Reason
+	err    error // what there is to say; nil: nothing
+}
+
+// statusError ends purple with a verdict.
+func (s *session) statusError(v verdict) error {
+	if v.err == nil {
+		return &statusError{status: v.status}
 	}
-	status, why := outcome(started, exited, end.End)
-	if why == nil {
-		return &statusError{status: status}
+	return &statusError{v.status, fmt.Errorf("%s: %w", s.plan.Unit, v.err)}
+}
+
+// outcome of an attached run.
+func (at *attachment) outcome() verdict {
+	v := outcome(at.started, at.exited, *at.ending)
+	if at.ended != nil && (v.reason == journal.ReasonExited || v.reason == journal.ReasonSignal) {
+		v.reason = at.ended.Reason // it knows who asked for the end
 	}
-	return &statusError{status, fmt.Errorf("%s: %w", s.plan.Unit, why)}
+	return v
 }
 
 // codeExited is CLD_EXITED of waitid(2), as systemd's ExecMainCode has it.
 const codeExited = 1
 
-// outcome is the contract of the exit statuses. A nil error: nothing to say.
-func outcome(started bool, exited *spec.Message, end units.End) (int, error) {
-	switch {
-	case end.Result == "timeout" && !started:
-		return spec.StatusRefused, errors.New("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
-	case end.Overran:
-		return spec.StatusTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")
-	case end.Result == "oom-kill":
-		return spec.StatusOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")
-	case exited != nil:
-		return spec.ExitStatus(unix.WaitStatus(exited.WaitStatus)), nil
-	case end.Code == codeExited && end.Status >= 200:
-		return spec.StatusRefused, fmt.Errorf("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
-	case end.Code == codeExited:
-		return spec.StatusRefused, fmt.Errorf("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
-	default:
-		return 128 + int(end.Status), fmt.Errorf("purple-init was killed by signal %d, the command with it", end.Status)
+// outcome turns both truths into a verdict, whose status is a contract:
+// purple-init's, which is exact, and systemd's, which knows the reason.
+func outcome(started bool, exited *spec.Message, end ending) verdict {
+	refused := func(format string, args ...any) verdict {
+		return verdict{spec.StatusRefused, journal.ReasonRefused, fmt.Errorf(format, args...)}
 	}
+	switch {
+	case exited == nil && end.err != nil:
+		return verdict{spec.StatusRefused, journal.ReasonKilled, end.err}
+	case end.Result == "timeout" && !started:
+		return refused("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
+	case end.Overran:
+		return verdict{spec.StatusTimeout, journal.ReasonTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")}
+	case end.Result == "oom-kill", exited != nil && exited.OutOfMemory:
+		return verdict{spec.StatusOOM, journal.ReasonOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")}
+	case exited != nil:
+		return exitVerdict(unix.WaitStatus(exited.WaitStatus))
+	case end.Code == codeExited && end.Status >= 200:
+		return refused("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+	case end.Code == codeExited:
+		return refused("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+	default:
+		return verdict{128 + int(end.Status), journal.ReasonKilled, fmt.Errorf("purple-init was killed by signal %d, the command with it", end.Status)}
+	}
+}
+
+func exitVerdict(ws unix.WaitStatus) verdict {
+	v := verdict{status: spec.ExitStatus(ws), reason: journal.ReasonExited}
+	if ws.Signaled() {
+		v.reason = journal.ReasonSignal
+	}
+	return v
+}
+
+// readEnd takes what purple-init has recorded of the end.
+func (at *attachment) readEnd(event []spec.Field) error {
+	fields := map[string]string{}
+	for _, f := range event {
+		fields[f.Name] = f.Value
+	}
+	e, err := journal.FromFields(fields)
+	if err != nil {
+		return fmt.Errorf("internal error: %w", err)
+	}
+	end, ok := e.(journal.RunEnded)
+	if !ok {
+		return fmt.Errorf("internal error: got %T for the end", e)
+	}
+	at.ended = &end
+	return nil
+}
+
+// recordKilled writes the event of the end in place of a supervisor that was
+// killed before it could. It has another sender, and not what the run has used.
+func (at *attachment) recordKilled(end verdict) error {
+	if at.ended != nil || !at.started || at.plan.Spec.Audit == nil {
+		return nil
+	}
+	writer, err := journal.Open()
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	s := &at.plan.Spec
+	return writer.SendAbout(s.Unit, journal.RunEnded{
+		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID},
+		PolicyHash: s.PolicyHash, Reason: end.reason, Status: uint8(end.status),
+	})
 }

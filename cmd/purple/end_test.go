@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/units"
 )
 
@@ -15,18 +16,20 @@ func TestOutcome(t *testing.T) {
 		exited  *spec.Message
 		end     units.End
 		want    int
+		reason  journal.Reason
 	}{
-		{"its own status", true, exited(7 << 8), units.End{Result: "exit-code", Code: 1, Status: 7}, 7},
-		{"a signal", true, exited(15), units.End{Result: "exit-code", Code: 1, Status: 143}, 143},
-		{"out of time", true, exited(15), units.End{Result: "timeout", Code: 1, Status: 143, Overran: true}, 124},
-		{"killed after a stop", true, nil, units.End{Result: "timeout", Code: 2, Status: 9}, 137},
-		{"out of time before the command", false, nil, units.End{Result: "timeout", Code: 2, Status: 15}, 125},
-		{"out of memory", true, nil, units.End{Result: "oom-kill", Code: 2, Status: 9}, 137},
-		{"purple-init not executed", false, nil, units.End{Result: "exit-code", Code: 1, Status: 203}, 125},
-		{"purple-init killed", true, nil, units.End{Result: "signal", Code: 2, Status: 9}, 137},
+		{"its own status", true, exited(7 << 8), units.End{Result: "exit-code", Code: 1, Status: 7}, 7, journal.ReasonExited},
+		{"a signal", true, exited(15), units.End{Result: "exit-code", Code: 1, Status: 143}, 143, journal.ReasonSignal},
+		{"out of time", true, exited(15), units.End{Result: "timeout", Code: 1, Status: 143, Overran: true}, 124, journal.ReasonTimeout},
+		{"killed after a stop", true, nil, units.End{Result: "timeout", Code: 2, Status: 9}, 137, journal.ReasonKilled},
+		{"out of time before the command", false, nil, units.End{Result: "timeout", Code: 2, Status: 15}, 125, journal.ReasonRefused},
+		{"out of memory, as purple-init saw", true, &spec.Message{Kind: spec.Exited, WaitStatus: 9, OutOfMemory: true}, units.End{Result: "exit-code", Code: 1, Status: 137}, 137, journal.ReasonOOM},
+		{"out of memory", true, nil, units.End{Result: "oom-kill", Code: 2, Status: 9}, 137, journal.ReasonOOM},
+		{"purple-init not executed", false, nil, units.End{Result: "exit-code", Code: 1, Status: 203}, 125, journal.ReasonRefused},
+		{"purple-init killed", true, nil, units.End{Result: "signal", Code: 2, Status: 9}, 137, journal.ReasonKilled},
 	} {
-		if got, _ := outcome(c.started, c.exited, c.end); got != c.want {
-			t.Errorf("%s: %d, want %d", c.what, got, c.want)
+		if got := outcome(c.started, c.exited, ending{End: c.end}); got.status != c.want || got.reason != c.reason {
+			t.Errorf("%s: %+v, want %d, %s", c.what, got, c.want, c.reason)
 		}
 	}
 }

@@ -12,24 +12,29 @@ import (
 	"github.com/purple-sandbox/purple/translate"
 )
 
-// checkFirewall looks for what else on this machine filters forwarded packets:
-// a drop there is final, whatever Purple's own table says. What certainly drops
-// every packet of the sandbox is an error that says how to let it through; what
-// may drop some is a warning. Purple changes no table but its own.
-func (a *app) checkFirewall(plan *translate.Plan) error {
+// obstacles are what else on this machine filters forwarded packets, and would
+// drop the sandbox's: a drop is final, whatever Purple's own table says.
+func obstacles(plan *translate.Plan) ([]firewall.Obstacle, error) {
 	if plan.Network == nil {
-		return nil
+		return nil, nil
 	}
 	ipv4, ipv6, err := network.Uplinks(plan.Network.Routes)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rules, err := readFirewall()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return obstaclesOf(rules, ipv4, ipv6), nil
+}
+
+// reportObstacles makes an error, which says how to let the packets through, of
+// what certainly drops every one of them; what may drop some is a warning.
+// Purple changes no table but its own.
+func (a *app) reportObstacles(found []firewall.Obstacle) error {
 	var certain, possible []firewall.Obstacle
-	for _, o := range obstacles(rules, ipv4, ipv6) {
+	for _, o := range found {
 		if o.Certain {
 			certain = append(certain, o)
 		} else {
@@ -52,9 +57,9 @@ func readFirewall() (firewall.Ruleset, error) {
 	return firewall.Read()
 }
 
-// obstacles are those in the way of a sandbox's packets and of their answers,
+// obstaclesOf are those in the way of a sandbox's packets and of their answers,
 // each once. Nothing but where the packets go in and out is known of them.
-func obstacles(rules firewall.Ruleset, ipv4, ipv6 []string) []firewall.Obstacle {
+func obstaclesOf(rules firewall.Ruleset, ipv4, ipv6 []string) []firewall.Obstacle {
 	var found []firewall.Obstacle
 	for family, uplinks := range map[firewall.Family][]string{firewall.IPv4: ipv4, firewall.IPv6: ipv6} {
 		for _, uplink := range uplinks {

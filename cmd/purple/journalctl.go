@@ -98,6 +98,7 @@ func unitMatches(unit string) []string {
 		fieldUnit + "=" + unit,
 		"+", "_PID=1", "UNIT=" + unit,
 		"+", "_SYSTEMD_CGROUP=/init.scope", "UNIT=" + unit, // before it becomes the unit's first process
+		"+", "_UID=0", journal.FieldObjectUnit + "=" + unit, // of purple, when the supervisor was killed
 	}
 }
 

@@ -146,11 +146,12 @@ func newLoggedLine(e journal.Entry, unit string) (loggedLine, error) {
 		return loggedLine{}, fmt.Errorf("cannot read the time of an entry: %w", err)
 	}
 	line := loggedLine{Time: time.UnixMicro(usec).UTC(), Source: "output", Message: escapeLine(e["MESSAGE"])}
+	isOwn := e[fieldUnit] == unit || e["_UID"] == "0" && e[journal.FieldObjectUnit] == unit
 	switch {
+	case isOwn && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != "":
+		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
 	case e[fieldUnit] != unit:
 		line.Source = "systemd"
-	case e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != "":
-		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
 	}
 	return line, nil
 }

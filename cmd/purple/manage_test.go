@@ -105,7 +105,7 @@ func TestQuoteCommand(t *testing.T) {
 		`'(active)' 'a b' '~' '#'`: {"(active)", "a b", "~", "#"},
 		`$'a\033[31m\177\233\302\233\342\200\256\015\010\nb\'\\'`: {hostile},
 	} {
-		if got := quoteCommand(argv); got != want {
+		if got := journal.QuoteCommand(argv); got != want {
 			t.Errorf("%q: %s, want %s", argv, got, want)
 		}
 	}
@@ -114,7 +114,7 @@ func TestQuoteCommand(t *testing.T) {
 // bash reads the very same bytes back.
 func TestQuoteCommandForBash(t *testing.T) {
 	argv := []string{hostile, "", "\x01" + "1", "é", "a\tb", "\xff", "$x`y`", "!", "…"}
-	out, err := exec.Command("bash", "-c", `printf '%s\0' `+quoteCommand(argv)).Output()
+	out, err := exec.Command("bash", "-c", `printf '%s\0' `+journal.QuoteCommand(argv)).Output()
 	if err != nil || string(out) != strings.Join(argv, "\x00")+"\x00" {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -124,7 +124,7 @@ func TestNumbers(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: "0B", 1023: "1023B", 1024: "1K", 1536: "1.5K", 512 << 20: "512M", 3<<20 + 1<<17: "3.1M", 1 << 40: "1T", 1<<64 - 1: "16E",
 	} {
-		if got := bytesText(n); got != want {
+		if got := journal.Bytes(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
 		}
 	}
@@ -134,7 +134,7 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 	n, limit := uint64(1024), uint64(4096)
-	if got := ofLimit(bytesText, &n, &limit) + " " + ofLimit(bytesText, &n, nil) + " " + ofLimit(bytesText, nil, &limit) + " " + cpuText(nil); got != "1K/4K 1K -/4K -" {
+	if got := ofLimit(journal.Bytes, &n, &limit) + " " + ofLimit(journal.Bytes, &n, nil) + " " + ofLimit(journal.Bytes, nil, &limit) + " " + cpuText(nil); got != "1K/4K 1K -/4K -" {
 		t.Error(got)
 	}
 	if got := shareText(&n, &limit) + " " + shareText(nil, &limit) + " " + shareText(&n, nil); got != "25.0 - -" {
@@ -208,6 +208,8 @@ func TestLoggedLine(t *testing.T) {
 		`output <0>panic`:   {"_SYSTEMD_UNIT": web1, "MESSAGE": "<0>panic"},
 		`purple Denied`:     {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "connection-denied", "MESSAGE": "Denied"},
 		`systemd Started`:   {"_SYSTEMD_UNIT": "init.scope", "_TRANSPORT": "journal", "PURPLE_EVENT": "x", "MESSAGE": "Started"},
+		`purple Killed`:     {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "0", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
+		`systemd Killed`:    {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "1000", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
 	} {
 		e["__REALTIME_TIMESTAMP"] = "1700000000000001"
 		line, err := newLoggedLine(e, web1)

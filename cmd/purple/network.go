@@ -119,7 +119,11 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	case m.Kind != spec.Alive:
 		return fmt.Errorf("internal error: got the message %q instead of %q", m.Kind, spec.Alive)
 	}
-	err = u.Connect()
+	// Before anything changes on the host, so that it is there to change it back.
+	err = s.unit.StartAux(ctx, u.aux())
+	if err == nil {
+		err = u.Connect()
+	}
 	if err == nil {
 		// Now that there is a link for it to see. Before, it may have been
 		// about to leave.
@@ -165,11 +169,8 @@ func (u *uplink) properties() []units.Property {
 
 // aux is the unit that every networked run starts, unless it is there. It must
 // outlive whoever started it, and mends itself when it is killed.
-func (u *uplink) aux() *units.Aux {
-	if u == nil {
-		return nil
-	}
-	return &units.Aux{Name: networkUnit, Properties: []units.Property{
+func (u *uplink) aux() units.Aux {
+	return units.Aux{Name: networkUnit, Properties: []units.Property{
 		property("Description", "Network of the Purple sandboxes"),
 		property("Slice", "purple.slice"),
 		property("ExecStart", u.helperCommand("hold")),

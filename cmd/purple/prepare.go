@@ -30,6 +30,7 @@ type request struct {
 	workspace string
 	env       []string
 	detach    bool
+	receipt   string
 	argv      []string
 
 	terminal [3]bool
@@ -49,8 +50,10 @@ func (r *request) addFlags(cmd *cobra.Command) {
 
 // prepared is a plan and the filter that is being compiled for it.
 type prepared struct {
-	plan   *translate.Plan
-	filter func() (*seccomp.Program, error)
+	plan    *translate.Plan
+	filter  func() (*seccomp.Program, error)
+	invoker translate.Invoker
+	log     *os.File // of audit.log_path; nil: none
 }
 
 // program is the filter as it will be loaded.
@@ -73,6 +76,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
 	filter := compileFilter(policy)
 	command, err := a.command(req)
 	if err != nil {
@@ -86,41 +90,50 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.log(logHost).Debug("examined the machine", "cgroups", facts.Cgroup, "controllers", facts.Controllers, "landlock", facts.LandlockABI)
 	plan, err := translate.Build(policy, command, facts)
 	if err != nil {
 		return nil, err
 	}
+	a.logPlan(plan)
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}
-	return &prepared{plan: plan, filter: filter}, nil
+	return &prepared{plan: plan, filter: filter, invoker: command.Invoker}, nil
 }
 
 // probe examines what the plan depends on, of the network only where one is
 // asked for.
 func probe(policy *policies.Policy, command translate.Command) (host.Facts, error) {
-	facts, err := host.Probe(hostPaths(policy, command))
-	if err == nil && !policy.Network.Isolated {
-		facts.Network, err = host.ProbeNetwork()
+	network := func() (host.Network, error) { return host.Network{}, nil }
+	if !policy.Network.Isolated {
+		network = meanwhile(host.ProbeNetwork)
 	}
+	facts, err := host.Probe(hostPaths(policy, command))
+	if err != nil {
+		return facts, err
+	}
+	facts.Network, err = network()
 	return facts, err
 }
 
 // compileFilter compiles beside everything else; the result is waited for.
 func compileFilter(policy *policies.Policy) func() (*seccomp.Program, error) {
-	type result struct {
-		program *seccomp.Program
-		err     error
-	}
-	done := make(chan result, 1)
+	return meanwhile(func() (*seccomp.Program, error) { return seccomp.Compile(policy.Syscalls, seccomp.NativeArch) })
+}
+
+// meanwhile begins f in a goroutine, and returns what waits for its result.
+func meanwhile[T any](f func() (T, error)) func() (T, error) {
+	var result T
+	var err error
+	done := make(chan struct{})
 	go func() {
-		program, err := seccomp.Compile(policy.Syscalls, seccomp.NativeArch)
-		done <- result{program, err}
+		defer close(done)
+		result, err = f()
 	}()
-	return func() (*seccomp.Program, error) {
-		r := <-done
-		done <- r
-		return r.program, r.err
+	return func() (T, error) {
+		<-done
+		return result, err
 	}
 }
 

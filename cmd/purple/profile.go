@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/user"
 	"strconv"
@@ -82,6 +83,9 @@ func exactlyOne(what string) cobra.PositionalArgs {
 
 // warn prints what the author of a profile most likely got wrong.
 func (a *app) warn(warnings []policies.Warning) {
+	if a.levels.level(logPolicies) > slog.LevelWarn {
+		return
+	}
 	for _, w := range warnings {
 		fmt.Fprintf(a.stderr, "purple: %v\n", w)
 	}

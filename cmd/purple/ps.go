@@ -72,7 +72,7 @@ func (a *app) ps(ctx context.Context) error {
 	tally := countDenials(ctx, unitNames(runs))
 	listed := []listedRun{}
 	for _, r := range runs {
-		listed = append(listed, listedRun{shownRun: showRun(r), Command: quoteCommand(commandLine("/proc", r))})
+		listed = append(listed, listedRun{shownRun: showRun(r), Command: journal.QuoteCommand(commandLine("/proc", r))})
 	}
 	if counted := tally(); counted != nil {
 		for i := range listed {
@@ -140,7 +140,7 @@ func psTable(runs []listedRun, now time.Time) []string {
 			command = strings.TrimSpace("(" + r.State + ") " + command)
 		}
 		rows = append(rows, []string{
-			r.Unit, r.Profile, sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(bytesText, r.Memory, r.MemoryLimit),
+			r.Unit, r.Profile, sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
 			orDash(countText, r.Tasks), orDash(countText, r.Denials), command,
 		})
 	}
@@ -153,7 +153,7 @@ func printLines(w io.Writer, lines []string) error {
 	var text strings.Builder
 	for _, line := range lines {
 		if isTerminal {
-			line = cutTo(line, columns)
+			line = journal.Cut(line, columns)
 		}
 		text.WriteString(line + "\n")
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/godbus/dbus/v5"
+	"github.com/purple-sandbox/purple/internal/firewall"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/translate/seccomp"
@@ -34,17 +36,19 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.argv = args
-			return a.run(cmd.Context(), req)
+			return a.runForReceipt(cmd.Context(), req)
 		},
 	}
 	req.addFlags(cmd)
+	cmd.Flags().StringVar(&req.receipt, "receipt", "", "write how the run has ended to this file, as one JSON object")
 	cmd.Flags().BoolVarP(&req.detach, "detach", "d", false, "print the unit's name and leave; output goes to the journal")
 	return cmd
 }
 
 // run is the road of `purple run`: prepare, start, attach, end.
-func (a *app) run(ctx context.Context, req request) error {
-	connection := connect(ctx)
+func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
+	go units.Prime()
+	connection := meanwhile(func() (*units.Manager, error) { return units.Connect(ctx) })
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
 	}
@@ -52,6 +56,7 @@ func (a *app) run(ctx context.Context, req request) error {
 	if err != nil {
 		return err
 	}
+	receipt.planned(p.plan)
 	a.warn(p.plan.Warnings)
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("cannot run as uid %d: this version asks the system manager, which only root may; call it with sudo", uid)
@@ -61,11 +66,20 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer manager.Close()
+	if p.log, err = openAuditLog(p.plan, p.invoker); err != nil {
+		return err
+	}
+	defer p.log.Close() // of none it is harmless
+	inTheWay := meanwhile(func() ([]firewall.Obstacle, error) { return obstacles(p.plan) })
 	network, err := makeUplink(p.plan)
 	if err != nil {
 		return err
 	}
-	if err := a.checkFirewall(p.plan); err != nil {
+	found, err := inTheWay()
+	if err == nil {
+		err = a.reportObstacles(found)
+	}
+	if err != nil {
 		network.close()
 		return err
 	}
@@ -74,25 +88,15 @@ func (a *app) run(ctx context.Context, req request) error {
 		return err
 	}
 	defer s.conn.Close()
+	s.log = a.log(logInit)
+	a.log(logUnits).Info("started", "unit", p.plan.Unit)
+	if network != nil {
+		a.log(logNetwork).Info("connected", "unit", p.plan.Unit, "namespace", p.plan.Spec.NetworkNamespace, "published", p.plan.Spec.Published)
+	}
 	if req.detach {
 		return a.detach(ctx, s)
 	}
-	return a.attach(ctx, s)
-}
-
-// connect dials systemd while the plan is made.
-func connect(ctx context.Context) func() (*units.Manager, error) {
-	var manager *units.Manager
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		manager, err = units.Connect(ctx)
-	}()
-	return func() (*units.Manager, error) {
-		<-done
-		return manager, err
-	}
+	return a.attach(ctx, s, receipt)
 }
 
 // session is a started unit and this end of its control socket.
@@ -101,6 +105,7 @@ type session struct {
 	unit  *units.Run
 	conn  *spec.Conn
 	rules *seccomp.Rules // of the filter; once the spec is sent
+	log   *slog.Logger   // of what purple-init says
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
@@ -113,7 +118,7 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 		return nil, err
 	}
 	defer theirs.Close()
-	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network), network.aux())
+	unit, err := manager.Start(ctx, p.plan.Unit, properties(p.plan, theirs, network))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -159,6 +164,9 @@ func (s *session) sendSpec(p *prepared) error {
 			}
 			fds = append(fds, fd)
 		}
+	}
+	if p.log != nil {
+		fds = append(fds, int(p.log.Fd()))
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Start}, fds...)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -114,7 +115,7 @@ func drawOver(drawn int, table []string, columns, rows int) (frame string, lines
 	}
 	b.WriteString("\r\x1b[J")
 	for _, line := range table {
-		b.WriteString(cutTo(line, columns) + "\n")
+		b.WriteString(journal.Cut(line, columns) + "\n")
 	}
 	return b.String(), len(table)
 }
@@ -167,7 +168,7 @@ func (s *sample) table() []string {
 			cpu = fmt.Sprintf("%.1f", *r.CPUPercent)
 		}
 		rows = append(rows, []string{
-			r.Unit, cpu, cpuText(r.CPUNSec), ofLimit(bytesText, r.Memory, r.MemoryLimit),
+			r.Unit, cpu, cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
 			shareText(r.Memory, r.MemoryLimit), ofLimit(countText, r.Tasks, r.TasksLimit),
 		})
 	}

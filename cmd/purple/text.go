@@ -8,59 +8,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
-
-// quoteCommand writes an argument vector for a shell, so that no byte of it
-// means anything to a terminal: bash reads back the very same bytes.
-func quoteCommand(argv []string) string {
-	words := make([]string, len(argv))
-	for i, arg := range argv {
-		words[i] = quoteArgument(arg)
-	}
-	return strings.Join(words, " ")
-}
-
-func quoteArgument(arg string) string {
-	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._+-@:=,%", r)
-	}
-	switch {
-	case arg != "" && !strings.ContainsFunc(arg, func(r rune) bool { return !plain(r) }):
-		return arg
-	case utf8.ValidString(arg) && !strings.ContainsFunc(arg, func(r rune) bool { return !strconv.IsPrint(r) }):
-		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-	default:
-		return "$'" + ansiC(arg) + "'"
-	}
-}
-
-// ansiC writes what stands between $' and ' (bash(1), QUOTING).
-func ansiC(arg string) string {
-	var b strings.Builder
-	for len(arg) > 0 {
-		r, size := utf8.DecodeRuneInString(arg)
-		switch {
-		case r == '\'' || r == '\\':
-			b.WriteString(`\` + arg[:size])
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case strconv.IsPrint(r) && (r != utf8.RuneError || size > 1):
-			b.WriteString(arg[:size])
-		default:
-			for _, c := range []byte(arg[:size]) {
-				// Octal: always three digits, whatever follows.
-				fmt.Fprintf(&b, `\%03o`, c)
-			}
-		}
-		arg = arg[size:]
-	}
-	return b.String()
-}
 
 // orDash writes "-" for what is not known.
 func orDash(text func(uint64) string, n *uint64) string {
@@ -79,20 +29,6 @@ func ofLimit(text func(uint64) string, n, limit *uint64) string {
 }
 
 func countText(n uint64) string { return strconv.FormatUint(n, 10) }
-
-// bytesText writes powers of 1024 as systemd does, with at most one decimal.
-func bytesText(n uint64) string {
-	units, value := "KMGTPE", float64(n)
-	if n < 1024 {
-		return countText(n) + "B"
-	}
-	i := -1
-	for value >= 1024 && i < len(units)-1 {
-		value /= 1024
-		i++
-	}
-	return strings.TrimSuffix(strconv.FormatFloat(value, 'f', 1, 64), ".0") + units[i:i+1]
-}
 
 func cpuText(nsec *uint64) string {
 	if nsec == nil {
@@ -130,15 +66,6 @@ func alignColumns(rows [][]string) []string {
 		lines = append(lines, strings.TrimRight(line, " \n"))
 	}
 	return lines
-}
-
-// cutTo shortens a line to a width, and shows that it did.
-func cutTo(line string, width int) string {
-	runes := []rune(line)
-	if len(runes) <= width || width < 1 {
-		return line
-	}
-	return string(runes[:width-1]) + "…"
 }
 
 // terminalSize is that of the terminal which w is, if it is one.

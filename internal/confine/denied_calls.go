@@ -20,7 +20,6 @@ const deniedErrno = unix.EPERM
 // deniedCalls answers what the command's filter denies and turns it into events
 // of the journal.
 type deniedCalls struct {
-	journal  *journal.Writer
 	tally    *callTally
 	listener chan *listener // to the thread that answers
 	answered chan struct{}  // closed when that has ended
@@ -35,13 +34,8 @@ func (s *supervisor) recordSyscalls() error {
 	if !s.spec.RecordSyscalls {
 		return nil
 	}
-	writer, err := journal.Open()
-	if err != nil {
-		return err
-	}
-	run := journal.Run{Unit: s.spec.Unit, Profile: s.spec.Profile, RunID: s.spec.RunID}
 	d := &deniedCalls{
-		journal: writer, tally: newCallTally(run, writer.Send, time.Now()),
+		tally:    newCallTally(runOf(s.spec), s.audit.emit, time.Now()),
 		listener: make(chan *listener), answered: make(chan struct{}),
 		stop: make(chan struct{}), told: make(chan struct{}),
 	}
@@ -56,7 +50,7 @@ func (s *supervisor) recordSyscalls() error {
 		}
 	}()
 	if err := <-ready; err != nil {
-		return errors.Join(err, writer.Close())
+		return err
 	}
 	s.calls = d
 	return nil
@@ -144,18 +138,19 @@ func (d *deniedCalls) answer(texts [][]int) {
 	}
 }
 
-// reportCalls tells the journal and purple the final counts. The run has ended
-// and its status is known: what goes wrong here is said and changes nothing.
-func (s *supervisor) reportCalls() {
+// reportCalls tells the journal and purple the final counts, and gives the
+// total. The run has ended and its status is known: what goes wrong here is said
+// and changes nothing.
+func (s *supervisor) reportCalls() journal.Amount {
 	if s.calls == nil {
-		return
+		return journal.Amount{}
 	}
-	if err := s.calls.end(); err != nil {
-		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
-	}
-	if refused := s.calls.tally.refused(); refused.Total > 0 {
+	s.audit.complain(s.calls.end())
+	refused := s.calls.tally.refused()
+	if refused.Total > 0 {
 		s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refused})
 	}
+	return journal.Known(refused.Total)
 }
 
 // end is for when the sandbox is gone: nothing is left to answer.
@@ -169,7 +164,7 @@ func (d *deniedCalls) end() error {
 	}
 	close(d.stop)
 	<-d.told
-	if err = errors.Join(err, d.journal.Close()); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot count the denied system calls: %w", err)
 	}
 	return nil

@@ -276,7 +276,7 @@ func (s *sandbox) supervise() error {
 			continue
 		}
 		if !ws.Stopped() {
-			return s.conn.Send(spec.Message{Kind: spec.Exited, WaitStatus: uint32(ws)})
+			return s.conn.Send(spec.Message{Kind: spec.Exited, WaitStatus: uint32(ws), Threads: threads(unix.Getpid())})
 		}
 		if err := s.conn.Send(spec.Message{Kind: spec.Stopped}); err != nil {
 			return err

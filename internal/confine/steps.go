@@ -88,6 +88,11 @@ func (e *StepError) Error() string { return fmt.Sprintf("cannot %s: %v", e.Step,
 
 func (e *StepError) Unwrap() error { return e.Err }
 
+// oneProcessor keeps the Go runtime of a process that is about to do one thing
+// after the other from making threads for more: they are a fifth of its start.
+// The supervisor gets it as Environment= of the unit (package translate).
+const oneProcessor = "GOMAXPROCS=1"
+
 // runSteps stops at the first step that fails.
 func runSteps[T any](on T, steps []step[T]) error {
 	for _, s := range steps {

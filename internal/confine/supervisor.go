@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"golang.org/x/sys/unix"
 )
 
-// grace is how long the command may take to end after SIGTERM when nobody is
-// attached any more. When the manager stops the unit, its TimeoutStopSec= rules.
+// grace is how long the command may take to end after SIGTERM, when the manager
+// stops the unit or nobody is attached any more. It is less than the unit's
+// TimeoutStopSec=, so that the supervisor lives to say how the run has ended.
 const grace = 5 * time.Second
 
 // supervisor is the unit's main process. It stays outside the sandbox: the
@@ -29,10 +31,21 @@ type supervisor struct {
 	down *spec.Conn // to the sandbox's init
 
 	initPID   int
-	stopping  bool         // the manager asked the unit to stop
-	denied    *deniedLog   // nil: nothing is recorded
-	calls     *deniedCalls // nil: the kernel answers them
-	listening *spec.Conn   // on which the filter's listener comes
+	listening *spec.Conn // on which the filter's listener comes
+
+	audit    *audit       // nil: nothing is recorded
+	denied   *denials     // nil: denied connections are not
+	calls    *deniedCalls // nil: denied system calls are not, the kernel answers them
+	accounts *accounts
+	limits   *limitWatch
+
+	readyAt, startedAt time.Time // of the unit, for the manager's timeout; of the command
+
+	// Why the run ends; several may hold.
+	stopping    bool // the manager asked the unit to stop
+	timedOut    bool // and that at the policy's timeout
+	abandoned   bool // purple is gone
+	outOfMemory bool
 }
 
 // Supervise runs as the unit's main process; its standard input is the control
@@ -43,6 +56,7 @@ func Supervise() int {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
 		report(s.up, err)
+		s.failed(err)
 		return spec.StatusRefused
 	}
 	return status
@@ -70,6 +84,7 @@ func (s *supervisor) run() (int, error) {
 	if err := s.recordSyscalls(); err != nil {
 		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
 	}
+	s.surviveOOM()
 	if err := checkLimits(s.spec.Checks); err != nil {
 		return 0, &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
 	}
@@ -93,14 +108,50 @@ func (s *supervisor) receiveSpec() error {
 	if s.spec, err = spec.Decode(s.specFD); err != nil {
 		return err
 	}
+	fds, err = s.takeLog(fds[1:])
+	if err != nil {
+		return err
+	}
+	if s.accounts, err = openAccounts(s.spec.Unit); err != nil {
+		return err
+	}
 	if s.spec.Detach {
 		return s.detachedStreams()
 	}
-	if len(fds) != 4 {
-		return fmt.Errorf("got %d descriptors instead of the spec and three streams", len(fds))
+	if len(fds) != 3 {
+		return fmt.Errorf("got %d descriptors instead of three streams", len(fds))
 	}
-	copy(s.streams[:], fds[1:])
+	copy(s.streams[:], fds)
 	return requireHarmless(s.streams)
+}
+
+// takeLog opens the audit, whose log is the last of the descriptors, and gives
+// the others. They are close-on-exec: no process of the sandbox has the log.
+func (s *supervisor) takeLog(fds []int) ([]int, error) {
+	log := -1
+	if a := s.spec.Audit; a != nil && a.LogPath != "" {
+		if len(fds) == 0 {
+			return nil, errors.New("got no descriptor of the log")
+		}
+		log, fds = fds[len(fds)-1], fds[:len(fds)-1]
+	}
+	var err error
+	s.audit, err = openAudit(s.spec, log)
+	return fds, err
+}
+
+// surviveOOM keeps the kernel from choosing the supervisor when the unit is out
+// of memory: it has next to none, and has to say what happened. The sandbox's
+// init is there already and keeps the manager's choice. Where a container has
+// taken CAP_SYS_RESOURCE from everybody, the sandbox is offered instead, which
+// then is also the first to go when all of the machine is out of memory.
+func (s *supervisor) surviveOOM() {
+	const never, rather = "-1000", "500" // proc_pid_oom_score_adj(5)
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(never), 0)
+	if errors.Is(err, unix.EACCES) {
+		err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.initPID), []byte(rather), 0)
+	}
+	s.audit.complain(err)
 }
 
 // requireHarmless refuses streams through which the command would get out: a
@@ -146,16 +197,13 @@ func (s *supervisor) startInit() error {
 		return err
 	}
 	defer closeFiles(listening)
-	ids, err := s.startIdmap()
-	if err != nil {
-		return fmt.Errorf("cannot make the id map: %w", err)
-	}
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
 	}
 	s.down = conn
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
@@ -171,13 +219,22 @@ func (s *supervisor) startInit() error {
 		return fmt.Errorf("cannot clone its init: %w", err)
 	}
 	s.leaveStreams()
-	if ids == nil {
-		return nil
-	}
-	if err := ids.send(s.down); err != nil {
+	if err := s.sendIdmap(); err != nil {
 		return fmt.Errorf("cannot make the id map: %w", err)
 	}
 	return nil
+}
+
+// sendIdmap makes the user namespace while init starts, if a mount needs one.
+func (s *supervisor) sendIdmap() error {
+	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
+		return nil
+	}
+	ids, err := s.startIdmap()
+	if err != nil {
+		return err
+	}
+	return ids.send(s.down)
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.
@@ -198,11 +255,8 @@ type idmap struct {
 	hold *os.File // the process's standard input
 }
 
-// startIdmap starts that process, if a mount needs the map.
+// startIdmap starts that process.
 func (s *supervisor) startIdmap() (*idmap, error) {
-	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
-		return nil, nil
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -210,6 +264,7 @@ func (s *supervisor) startIdmap() (*idmap, error) {
 	defer r.Close()
 	id := s.spec.Identity
 	attr := &syscall.ProcAttr{
+		Env:   []string{oneProcessor},
 		Files: []uintptr{r.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,
@@ -265,6 +320,11 @@ func (s *supervisor) release() error {
 	if err != nil {
 		return err
 	}
+	if err := s.audit.begin(s.started()); err != nil {
+		return &StepError{Step: "write the audit log", Err: err, Status: spec.StatusRefused}
+	}
+	s.limits = newLimitWatch(s.accounts, s.spec.Limits, s.initPID, s.tellLimit)
+	s.startedAt = time.Now()
 	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return err
 	}
@@ -279,6 +339,7 @@ func (s *supervisor) release() error {
 	if err := expect(m, spec.Started); err != nil {
 		return err
 	}
+	s.readyAt = time.Now()
 	if err := notifyReady(); err != nil {
 		return &StepError{Step: "tell the manager that the unit is ready", Err: err, Status: spec.StatusRefused}
 	}
@@ -322,6 +383,8 @@ func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
 	if !s.spec.Detach {
 		up = readMessages(s.up)
 	}
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
 	var kill <-chan time.Time
 	for {
 		select {
@@ -331,17 +394,52 @@ func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
 			}
 		case e := <-up:
 			if e.err != nil { // purple was killed, or its terminal closed
-				up, kill = nil, time.After(grace)
+				up, kill, s.abandoned = nil, time.After(grace), true
 				e.m = spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)}
 			}
 			s.toInit(e.m)
 		case <-signals:
-			s.stopping = true
-			s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
+			if s.stop(); kill == nil {
+				kill = time.After(grace)
+			}
+		case <-look.C:
+			s.watch()
 		case <-kill:
 			s.end()
 		}
 	}
+}
+
+// stop does what the manager asks for. It does not say why: at its timeout, at
+// the kernel's word that the unit is out of memory, or for somebody.
+func (s *supervisor) stop() {
+	timeout := time.Duration(s.spec.Limits.Timeout) * time.Microsecond
+	if !s.stopping && !s.abandoned && timeout != 0 && time.Since(s.readyAt) >= timeout {
+		s.timedOut = true
+		s.limits.reach(journal.LimitTime, s.spec.Limits.Timeout, journal.Amount{})
+	}
+	s.stopping = true
+	if s.watch(); !s.outOfMemory {
+		s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
+	}
+}
+
+// watch looks at the limits. Out of memory ends the run, not one process of
+// it; a manager on cgroup v1 does not notice.
+func (s *supervisor) watch() {
+	s.limits.look()
+	if !s.outOfMemory && s.limits.counts.OOMKills.N > 0 {
+		s.outOfMemory = true
+		s.end()
+	}
+}
+
+// tellLimit makes an event of a limit that was reached.
+func (s *supervisor) tellLimit(limit journal.Limit, value uint64, count journal.Amount) {
+	if s.audit == nil || !s.spec.Audit.Resources {
+		return
+	}
+	s.audit.complain(s.audit.emit(journal.LimitReached{Run: runOf(s.spec), Limit: limit, Value: value, Count: count}))
 }
 
 // toInit passes a message down. A failure means that init is gone, which the
@@ -365,16 +463,17 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 	case spec.Stopped:
 		s.tell(e.m)
 	case spec.Exited:
-		e.m.Stopping = s.stopping
+		ws, wall := unix.WaitStatus(e.m.WaitStatus), time.Since(s.startedAt)
+		e.m.Stopping, e.m.OutOfMemory = s.stopping, s.outOfMemory || s.isOOM(ws)
 		s.tell(e.m)
 		// The kernel kills all of the sandbox with its init, and init is gone
 		// when they are: the manager finds nothing left to kill.
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
-		s.reportDenied()
-		s.reportCalls()
-		return spec.ExitStatus(unix.WaitStatus(e.m.WaitStatus)), true, nil
+		s.limits.finish(e.m.Threads)
+		s.ended(ws, wall, s.reportDenials())
+		return spec.ExitStatus(ws), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)
 	}

@@ -2,9 +2,7 @@ package confine
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -48,45 +46,38 @@ func (s *supervisor) awaitNetwork() ([]int, error) {
 	return fds, nil
 }
 
-// deniedLog turns what the rules refuse into events of the journal.
-type deniedLog struct {
-	*denials
-	journal *journal.Writer
-}
-
-// recordDenied begins to listen to the rules of the namespace. That needs the
-// privileges which this process drops soon, and the journal's socket, which no
-// process of the sandbox sees.
+// recordDenied begins to listen to the rules of the namespace and makes events
+// of what they refuse. That needs the privileges which this process drops soon.
 func (s *supervisor) recordDenied() error {
 	if !s.spec.RecordDenied {
 		return nil
 	}
-	writer, err := journal.Open()
+	d, err := openDenials()
 	if err != nil {
 		return err
 	}
-	d, err := openDenials()
-	if err != nil {
-		return errors.Join(err, writer.Close())
-	}
-	d.start(journal.Run{Unit: s.spec.Unit, Profile: s.spec.Profile, RunID: s.spec.RunID}, writer.Send)
-	s.denied = &deniedLog{denials: d, journal: writer}
+	d.start(runOf(s.spec), s.audit.emit)
+	s.denied = d
 	return nil
+}
+
+// reportDenials tells the final counts of everything that was denied.
+func (s *supervisor) reportDenials() journal.Denials {
+	return journal.Denials{Connections: s.reportDenied(), Syscalls: s.reportCalls()}
 }
 
 // reportDenied tells the journal and purple the final counts. The run has ended
 // and its status is known: what goes wrong here is said and changes nothing.
-func (s *supervisor) reportDenied() {
+func (s *supervisor) reportDenied() journal.Amount {
 	if s.denied == nil {
-		return
+		return journal.Amount{}
 	}
 	total, destinations, err := s.denied.end()
-	if err = errors.Join(err, s.denied.journal.Close()); err != nil {
-		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
-	}
+	s.audit.complain(err)
 	if total.Total > 0 {
 		s.tell(spec.Message{Kind: spec.Refused, Denied: denied(total, destinations)})
 	}
+	return journal.Known(total.Total)
 }
 
 func denied(total journal.DenialsSummary, destinations []journal.ConnectionDenied) *spec.Denied {

@@ -1,5 +1,5 @@
 // Package network makes and removes the network of a run: a namespace with a
-// ruleset that stands before anything runs in it, linked to a bridge on the
+// ruleset that stands before it has a link, and before the command runs, linked to a bridge on the
 // host, and the host's own part: addresses, forwarding, masquerading.
 //
 // A run leaves next to nothing that has to be cleaned: the namespace has no
@@ -68,16 +68,16 @@ type step struct {
 }
 
 // The ruleset comes before the link, so that there is no moment in which a
-// packet could leave unfiltered. The link may have to wait for the lock, and
-// purple-init wants a loopback interface meanwhile.
+// packet could leave unfiltered. purple-init wants a loopback interface from
+// its beginning; the command waits for all of it.
 var (
 	makeSteps = []step{
 		{"ask the kernel about the network", (*Namespace).open},
 		{"make the network namespace", (*Namespace).create},
-		{"load the sandbox's ruleset", (*Namespace).loadRules},
 		{"bring up the sandbox's loopback interface", (*Namespace).raiseLoopback},
 	}
 	linkSteps = []step{
+		{"load the sandbox's ruleset", (*Namespace).loadRules},
 		{"link the sandbox to the host", (*Namespace).link},
 		{"set the sandbox's addresses", (*Namespace).configure},
 		{"read the sandbox's ruleset back", (*Namespace).verifyRules},
@@ -93,9 +93,9 @@ func (n *Namespace) do(steps []step) error {
 	return nil
 }
 
-// New makes the namespace with its ruleset, and begins to make its link while
-// systemd starts the unit; Connect waits for that. Nothing else on the host
-// changes but for the link's other end, which is down and goes with the
+// New makes the namespace, and begins to make its ruleset and then its link
+// while systemd starts the unit; Connect waits for that. Nothing else on the
+// host changes but for the link's other end, which is down and goes with the
 // namespace.
 func New(config Config) (*Namespace, error) {
 	n := &Namespace{config: config, linked: make(chan struct{})}

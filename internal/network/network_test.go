@@ -233,7 +233,9 @@ func TestConnectAndHold(t *testing.T) {
 	c := config("purple-host-0badcafe.service")
 	c.ToHost = []Destination{{netip.MustParseAddr("192.0.2.1"), "tcp", 80, 90}}
 	before := run(t, "nft", "list", "ruleset") + run(t, "ip", "-o", "addr") + run(t, "sysctl", "net.ipv4.conf.lo.forwarding")
-	n, second := newNamespace(t, c), newNamespace(t, config("purple-host-0badcaff.service"))
+	n := newNamespace(t, c)
+	<-n.linked // has the first address
+	second := newNamespace(t, config("purple-host-0badcaff.service"))
 	for _, each := range []*Namespace{n, second} {
 		if err := each.Connect(); err != nil {
 			t.Fatal(err)

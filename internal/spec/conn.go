@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +15,7 @@ type MessageKind string
 // The messages. Down is from purple to the supervisor and on to the init of
 // the sandbox; up is the way back.
 const (
-	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams
+	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams, then the log
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
 	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
@@ -33,6 +31,7 @@ const (
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
 	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
+	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 
@@ -40,16 +39,23 @@ const (
 type Message struct {
 	Kind MessageKind
 
-	Signal     int     `json:",omitempty"`
-	WaitStatus uint32  `json:",omitempty"` // as wait4(2) gives it
-	Stopping   bool    `json:",omitempty"` // the manager had asked the unit to stop before the command ended
-	Step       string  `json:",omitempty"`
-	Error      string  `json:",omitempty"`
-	Status     int     `json:",omitempty"` // exit status that goes with Failed
-	Denied     *Denied `json:",omitempty"`
-
-	DeniedCalls *DeniedCalls `json:",omitempty"`
+	Signal     int
+	WaitStatus uint32 // as wait4(2) gives it
+	Stopping   bool   // the manager had asked the unit to stop before the command ended
+	// OutOfMemory: the kernel has killed something of the run at the memory
+	// limit, and that is the end.
+	OutOfMemory bool
+	Threads     uint64 // of the sandbox's init, with Exited
+	Step        string
+	Error       string
+	Status      int // exit status that goes with Failed
+	Denied      *Denied
+	DeniedCalls *DeniedCalls
+	Event       []Field // as package journal has them, with Ended
 }
+
+// Field is one field of an event.
+type Field struct{ Name, Value string }
 
 // DeniedCalls is what the filter has denied in a run.
 type DeniedCalls struct {
@@ -121,14 +127,12 @@ func (c *Conn) Close() error { return unix.Close(c.fd) }
 
 // Send sends m and the descriptors with it; the caller keeps its own.
 func (c *Conn) Send(m Message, fds ...int) error {
-	body, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("internal error: cannot encode message %q: %v", m.Kind, err)
-	}
+	body := encode(&m, messageLayout)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
+	var err error
 	for {
 		err = unix.Sendmsg(c.fd, body, rights, nil, unix.MSG_NOSIGNAL)
 		if !errors.Is(err, unix.EINTR) {
@@ -167,7 +171,7 @@ func (c *Conn) Recv() (Message, []int, error) {
 		return Message{}, nil, errors.New("cannot receive a message: it was truncated")
 	}
 	var m Message
-	if err := decodeStrictly(body[:n], &m); err != nil {
+	if err := decode(body[:n], &m, messageLayout); err != nil {
 		closeAll(fds)
 		return Message{}, nil, fmt.Errorf("cannot decode a message: %w", err)
 	}
@@ -204,19 +208,6 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-}
-
-// decodeStrictly refuses unknown fields and anything after the value.
-func decodeStrictly(data []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("trailing data")
-	}
-	return nil
 }
 
 // FD is the descriptor, which stays the Conn's.

@@ -4,14 +4,14 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 3
+const Version = 4
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
-// limited to 2 MiB by the kernel's default, base64 adds a third.
+// limited to 2 MiB by the kernel's default.
 const MaxSize = 8 << 20
 
 // Spec is one sandbox. Strings that are the user's (argv, environment) are
-// bytes, because JSON would mend what is not UTF-8.
+// bytes: they need not be UTF-8.
 type Spec struct {
 	Version int
 	Unit    string // "purple-web-0123abcd.service"
@@ -64,9 +64,36 @@ type Spec struct {
 	// Checks are limits that must read back from the unit's own cgroup.
 	Checks []CgroupCheck
 
+	// PolicyHash is the SHA-256 of the effective policy, in hex.
+	PolicyHash string
+	// Limits are what Checks, TasksLimit and the unit's timeout hold, for
+	// those who are told of them.
+	Limits Limits
+	// Audit is what is recorded of the run; nil: nothing.
+	Audit *Audit
+
 	// Terminal tells which of the descriptors 0, 1 and 2 become a pty.
 	Terminal [3]bool
 	Winsize  [4]uint16 // rows, columns, x pixels, y pixels
+}
+
+// Audit tells what the supervisor records of a run besides denials. It writes
+// to the journal always.
+type Audit struct {
+	// Resources: the limits that are reached, and what the run has used.
+	Resources bool
+	// LogPath is the file that gets the events too, whose descriptor, open for
+	// appending, comes last with the message Start; empty: none.
+	LogPath string
+}
+
+// Limits of a run; 0: none.
+type Limits struct {
+	Memory  uint64 // bytes
+	Tasks   uint64 // of the command
+	CPU     uint64 // microseconds of CPU time a second
+	IO      uint64 // bytes a second
+	Timeout uint64 // microseconds
 }
 
 // Command is what the sandbox runs.

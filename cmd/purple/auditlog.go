@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/purple-sandbox/purple/policies"
+	"github.com/purple-sandbox/purple/translate"
+	"golang.org/x/sys/unix"
+)
+
+// logMode is for root, and a group that root gives the file to.
+const (
+	logMode    = 0o640
+	logDirMode = 0o750
+)
+
+// openAuditLog opens the log that a plan names, nil where it names none, and
+// makes it with its directories if need be. A profile of the system's says
+// where root writes; any other only where its user may.
+func openAuditLog(plan *translate.Plan, i translate.Invoker) (*os.File, error) {
+	if plan.Spec.Audit == nil || plan.Spec.Audit.LogPath == "" {
+		return nil, nil
+	}
+	name := plan.Spec.Audit.LogPath
+	writer := i
+	if isSystemProfile(plan.LogNamedIn) {
+		writer = translate.Invoker{}
+	}
+	l := logOpener{owners: []uint32{0, writer.UID}}
+	var file *os.File
+	err := asInvoker(writer, func() (err error) {
+		file, err = l.open(name)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the log %q (audit.log_path, %s): %w", name, plan.LogNamedIn, err)
+	}
+	return file, nil
+}
+
+// isSystemProfile tells whether a place is in a file of root's in one of the
+// system's directories for profiles. That of a user behind sudo is no such one,
+// wherever it lies.
+func isSystemProfile(at policies.Position) bool {
+	dir := filepath.Dir(at.File)
+	if !slices.ContainsFunc(policies.DefaultDirs(0, ""), func(d policies.Dir) bool { return d.Path == dir }) {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Lstat(at.File, &st) == nil && st.Uid == 0
+}
+
+// logOpener opens a log one directory after the other, each by the descriptor
+// of the one above it: nobody can put something else in the way meanwhile.
+type logOpener struct {
+	owners []uint32 // whose directories and files are believed
+}
+
+func (l logOpener) open(unsafePath string) (*os.File, error) {
+	dir, err := l.openDirs(filepath.Dir(unsafePath))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	file, err := openLogIn(dir, filepath.Base(unsafePath))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.checkLog(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// openDirs opens a directory from the root on, and makes what is missing of it.
+func (l logOpener) openDirs(unsafeDir string) (int, error) {
+	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open \"/\": %w", err)
+	}
+	at := ""
+	for _, name := range strings.FieldsFunc(unsafeDir, func(r rune) bool { return r == '/' }) {
+		at += "/" + name
+		below, err := openDirIn(dir, name)
+		unix.Close(dir)
+		if err != nil {
+			return -1, fmt.Errorf("%q: %w", at, err)
+		}
+		dir = below
+		if err := l.checkDir(dir, at == filepath.Clean(unsafeDir)); err != nil {
+			unix.Close(dir)
+			return -1, fmt.Errorf("%q: %w", at, err)
+		}
+	}
+	return dir, nil
+}
+
+func openDirIn(dir int, name string) (int, error) {
+	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_DIRECTORY | unix.O_CLOEXEC
+	below, err := unix.Openat(dir, name, flags, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if err := unix.Mkdirat(dir, name, logDirMode); err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, fmt.Errorf("cannot make the directory: %w", err)
+		}
+		below, err = unix.Openat(dir, name, flags, 0)
+	}
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return -1, errors.New("it is a link or no directory; name the place itself")
+	}
+	return below, err
+}
+
+// checkDir refuses a directory in which another user could replace the log. In
+// a sticky one they cannot. Above the last one a group may write (that is how
+// some distributions have /var/log): all it could put there is its own, which
+// is refused.
+func (l logOpener) checkDir(dir int, isLast bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return fmt.Errorf("cannot examine it: %w", err)
+	}
+	others := uint32(0o002)
+	if isLast {
+		others = 0o022
+	}
+	switch {
+	case !slices.Contains(l.owners, st.Uid):
+		return fmt.Errorf("it belongs to user %d, who could replace the log", st.Uid)
+	case st.Mode&others != 0 && st.Mode&unix.S_ISVTX == 0:
+		return fmt.Errorf("others may write to it (mode %04o), and so replace the log", st.Mode&0o7777)
+	}
+	return nil
+}
+
+// openLogIn opens or makes the file. A fifo without a reader is an error at
+// once (O_NONBLOCK), and so is a link.
+func openLogIn(dir int, name string) (*os.File, error) {
+	const flags = unix.O_RDWR | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags|unix.O_CREAT|unix.O_EXCL, logMode)
+	if err == nil {
+		// Whatever the caller's umask is.
+		if err := unix.Fchmod(fd, logMode); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot set its mode: %w", err), unix.Close(fd))
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		fd, err = unix.Openat(dir, name, flags, 0)
+	}
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, errors.New("it is a symbolic link, and where it leads could change")
+	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO):
+		return nil, errors.New("it is not a regular file")
+	case err != nil:
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// checkLog refuses what another user may have made, or may change: a second
+// name of the file may be theirs.
+func (l logOpener) checkLog(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot examine it: %w", err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("it is not a regular file")
+	case !slices.Contains(l.owners, st.Uid):
+		return fmt.Errorf("it belongs to user %d, who could change it", st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("others may write to it (mode %04o): run \"chmod go-w\" on it", st.Mode&0o7777)
+	case st.Nlink != 1:
+		return fmt.Errorf("it has %d names, and only one of them is this", st.Nlink)
+	}
+	return endLastLine(f, st.Size)
+}
+
+// endLastLine: a run for which the disk was full has left half a line.
+func endLastLine(f *os.File, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	var last [1]byte
+	if _, err := f.ReadAt(last[:], size-1); err != nil {
+		return fmt.Errorf("cannot read its end: %w", err)
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	_, err := f.Write([]byte{'\n'})
+	return err
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func testOpener() logOpener { return logOpener{owners: []uint32{0, uint32(os.Geteuid())}} }
+
+func TestOpenLogMakesWhatIsMissing(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	file := filepath.Join(t.TempDir(), "a", "b", "log")
+	for _, text := range []string{"one\n", "tw", "three\n"} {
+		f, err := testOpener().open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	// Half a line, of a run for which the disk was full, gets its end.
+	if data, err := os.ReadFile(file); err != nil || string(data) != "one\ntw\nthree\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+	for name, want := range map[string]os.FileMode{file: 0o640, filepath.Dir(file): os.ModeDir | 0o700} {
+		if info, err := os.Stat(name); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+func TestOpenLogRefuses(t *testing.T) {
+	made := func(make func(dir, file string) error) func(t *testing.T) string {
+		return func(t *testing.T) string {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "log")
+			if err := make(dir, file); err != nil {
+				t.Fatal(err)
+			}
+			return file
+		}
+	}
+	touch := func(file string) error { return os.WriteFile(file, nil, 0o600) }
+	for want, path := range map[string]func(*testing.T) string{
+		"it is a symbolic link": made(func(dir, file string) error { return os.Symlink(filepath.Join(dir, "other"), file) }),
+		"it is a link or no directory": func(t *testing.T) string {
+			dir := t.TempDir()
+			if err := os.Symlink(dir, filepath.Join(dir, "link")); err != nil {
+				t.Fatal(err)
+			}
+			return filepath.Join(dir, "link", "log")
+		},
+		"no directory; name the place itself": func(t *testing.T) string {
+			file := filepath.Join(t.TempDir(), "file")
+			if err := touch(file); err != nil {
+				t.Fatal(err)
+			}
+			return filepath.Join(file, "log")
+		},
+		"it is not a regular file": made(func(_, file string) error { return unix.Mkfifo(file, 0o600) }),
+		"not a regular file":       made(func(_, file string) error { return os.Mkdir(file, 0o700) }),
+		"it has 2 names": made(func(dir, file string) error {
+			if err := touch(filepath.Join(dir, "other")); err != nil {
+				return err
+			}
+			return os.Link(filepath.Join(dir, "other"), file)
+		}),
+		"others may write to it (mode 0660)": made(func(_, file string) error {
+			if err := touch(file); err != nil {
+				return err
+			}
+			return os.Chmod(file, 0o660)
+		}),
+		"others may write to it (mode 0770)": made(func(dir, _ string) error { return os.Chmod(dir, 0o770) }),
+		"others may write to it (mode 0777)": func(t *testing.T) string {
+			dir := t.TempDir()
+			if err := os.Chmod(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			return filepath.Join(dir, "below", "log")
+		},
+	} {
+		file := path(t)
+		if f, err := testOpener().open(file); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v, want %q", file, f, err, want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "log")
+	nobody := logOpener{owners: []uint32{12345}}
+	if f, err := nobody.open(file); err == nil || !strings.Contains(err.Error(), "it belongs to user") {
+		t.Errorf("%v, %v", f, err)
+	}
+}
+
+// A fifo with a reader opens at once, and is none the less refused.
+func TestOpenLogRefusesAFifoWithAReader(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := unix.Open(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(reader)
+	if f, err := testOpener().open(file); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("%v, %v", f, err)
+	}
+}
+
+// A group may write above the last directory, as distributions have /var/log.
+func TestOpenLogBelowAGroupsDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o775); err != nil {
+		t.Fatal(err)
+	}
+	f, err := testOpener().open(filepath.Join(dir, "purple", "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
