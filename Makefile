@@ -74,9 +74,10 @@ vm-images: ## make the VM images, once
 	test/hosts/vm trixie image
 
 .PHONY: bench
-bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network costs
+bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network and a denied call cost
 	test/hosts/native -- test/bench/bench.py
 	test/hosts/native -- test/bench/net.py
+	test/hosts/native -- test/bench/deny.py
 
 .PHONY: golden
 golden: ## rewrite the golden files

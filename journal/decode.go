@@ -20,6 +20,10 @@ func FromFields(fields map[string]string) (Event, error) {
 		e = r.connectionDenied()
 	case DenialsSummaryID:
 		e = r.denialsSummary()
+	case SyscallDeniedID:
+		e = r.syscallDenied()
+	case SyscallsDeniedID:
+		e = r.syscallsDenied()
 	case RunStartedID:
 		e = r.runStarted()
 	case LimitReachedID:

@@ -44,8 +44,18 @@ func TestTally(t *testing.T) {
 	if n, m := tally.Denials(run.Unit), tally.Denials(other); n != 7 || m != 100 {
 		t.Errorf("%d and %d", n, m)
 	}
+	for _, e := range []Event{mounted(1), mounted(14), forged} {
+		tally.Add(run.Unit, e)
+	}
+	if n := tally.Denials(run.Unit); n != 7+14+1 {
+		t.Errorf("with system calls %d", n)
+	}
 	tally.Add(run.Unit, summary)
-	if n := tally.Denials(run.Unit); n != summary.Total {
+	if n := tally.Denials(run.Unit); n != summary.Total+14+1 {
+		t.Errorf("after the end of the network's %d", n)
+	}
+	tally.Add(run.Unit, callsSummary)
+	if n := tally.Denials(run.Unit); n != summary.Total+callsSummary.Total {
 		t.Errorf("after the end %d", n)
 	}
 }

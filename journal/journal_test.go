@@ -26,8 +26,20 @@ func denied(protocol string, port uint16, icmpType uint8, count uint64) Connecti
 
 var summary = DenialsSummary{Run: run, Total: 50012, Lost: 12, Unreadable: 1, Others: 300, Destinations: 256}
 
+func mounted(count uint64) SyscallDenied {
+	return SyscallDenied{
+		Run: run, Syscall: "mount", Arguments: `dev_name="none", dir_name="/a b"`, Errno: "EPERM",
+		Comm: "node", PID: 4711, SandboxPID: 3, Count: count,
+	}
+}
+
+var (
+	forged       = SyscallDenied{Run: run, Syscall: "ptrace", Arguments: `path="\x1b[2J"`, Errno: "EPERM", Comm: `\x1b[31m\x0a`, PID: 4711, Count: 1}
+	callsSummary = SyscallsDenied{Run: run, Total: 10014, Syscalls: 3}
+)
+
 // examples has every type of event, and every field.
-var examples = append([]Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary}, lifeExamples...)
+var examples = append([]Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary, mounted(1), mounted(14), forged, callsSummary}, lifeExamples...)
 
 func asMap(fields []Field) map[string]string {
 	m := map[string]string{}
@@ -56,13 +68,18 @@ func TestEventsComeBack(t *testing.T) {
 
 func TestMessages(t *testing.T) {
 	for want, e := range map[string]Event{
-		"Denied tcp to 2001:db8::7 port 443":                 denied("tcp", 443, 0, 1),
-		"Denied udp to 2001:db8::7 port 53, 14 times so far": denied("udp", 53, 0, 14),
-		"Denied icmpv6 to 2001:db8::7 type 128":              denied("icmpv6", 0, 128, 1),
-		"Denied 47 to 2001:db8::7":                           denied("47", 0, 0, 1),
-		`Denied \x1b]0;x\x07\x0a\xff\xe2\x80\xae to ::1`:     ConnectionDenied{Protocol: "\x1b]0;x\a\n\xff\u202e", Destination: netip.IPv6Loopback()},
-		"Denied packets in this run: 3; destinations: 2":     DenialsSummary{Total: 3, Destinations: 2},
-		"Denied packets in this run: 9; destinations: 1; to further destinations: 2; to destinations not known: 3": DenialsSummary{Total: 9, Destinations: 1, Others: 2, Lost: 2, Unreadable: 1},
+		"Denied tcp to 2001:db8::7 port 443":                                                                         denied("tcp", 443, 0, 1),
+		"Denied udp to 2001:db8::7 port 53, 14 times so far":                                                         denied("udp", 53, 0, 14),
+		"Denied icmpv6 to 2001:db8::7 type 128":                                                                      denied("icmpv6", 0, 128, 1),
+		"Denied 47 to 2001:db8::7":                                                                                   denied("47", 0, 0, 1),
+		`Denied \x1b]0;x\x07\x0a\xff\xe2\x80\xae to ::1`:                                                             ConnectionDenied{Protocol: "\x1b]0;x\a\n\xff\u202e", Destination: netip.IPv6Loopback()},
+		`Denied mount(dev_name="none", dir_name="/a b") to "node", pid 3 (4711 on the host): EPERM`:                  mounted(1),
+		`Denied mount(dev_name="none", dir_name="/a b") to "node", pid 3 (4711 on the host): EPERM, 14 times so far`: mounted(14),
+		`Denied ptrace(path="\x1b[2J") to "\x1b[31m\x0a", pid unknown (4711 on the host): EPERM`:                     forged,
+		`Denied \x1b(\x0a) to "\x07", pid 1 (2 on the host): `:                                                       SyscallDenied{Syscall: "\x1b", Arguments: "\n", Comm: "\a", PID: 2, SandboxPID: 1},
+		"Denied system calls in this run: 10014; different ones: 3":                                                  callsSummary,
+		"Denied packets in this run: 3; destinations: 2":                                                             DenialsSummary{Total: 3, Destinations: 2},
+		"Denied packets in this run: 9; destinations: 1; to further destinations: 2; to destinations not known: 3":   DenialsSummary{Total: 9, Destinations: 1, Others: 2, Lost: 2, Unreadable: 1},
 	} {
 		if got := Fields(e)[0]; got.Name != "MESSAGE" || got.Value != want {
 			t.Errorf("got %q, want %q", got.Value, want)
@@ -81,9 +98,15 @@ func TestFromFieldsRefuses(t *testing.T) {
 		{"PURPLE_DESTINATION", "example.com", "PURPLE_DESTINATION"},
 		{"PURPLE_DESTINATION", "fe80::1%\x1b[2J", "has a zone"},
 		{"PURPLE_PROTOCOL", "tcp\n", "is no protocol"},
+		{"PURPLE_PID", "4294967296", "out of range"},
+		{"PURPLE_COMM", "\x1b[2J", "is not escaped"},
+		{"PURPLE_ARGUMENTS", "a\nb", "is not escaped"},
 	}
 	for _, c := range cases {
 		m := asMap(Fields(examples[0]))
+		if _, ok := m[c.name]; !ok {
+			m = asMap(Fields(forged))
+		}
 		m[c.name] = c.value
 		if e, err := FromFields(m); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%q: %v, %v, want %q", c.name, c.value, e, err, c.want)
@@ -112,14 +135,16 @@ func TestFromFieldsRefuses(t *testing.T) {
 
 func FuzzFromFields(f *testing.F) {
 	f.Add(ConnectionDeniedID, "tcp", "::1", "1")
+	f.Add(SyscallDeniedID, "\x1b", `filename="/a"`, "4711")
+	f.Add(SyscallsDeniedID, "", "", "14")
 	f.Add(DenialsSummaryID, "", "", "18446744073709551615")
 	f.Add(RunStartedID, "x", "y", "1")
 	f.Add(LimitReachedID, "memory", "y", "1")
 	f.Add(RunEndedID, "signal", "cpu", "15")
 	f.Fuzz(func(t *testing.T, id, protocol, address, number string) {
-		m := asMap(slices.Concat(examples[0].own(), summary.own(), started.own(), ended.own()))
+		m := asMap(slices.Concat(examples[0].own(), summary.own(), forged.own(), callsSummary.own(), started.own(), ended.own()))
 		m["MESSAGE_ID"], m[FieldProtocol], m[FieldDestination], m[FieldCount], m[FieldTotal] = id, protocol, address, number, number
-		m[FieldICMPType] = number
+		m[FieldICMPType], m[FieldPID], m[FieldComm], m[FieldArguments] = number, number, protocol, address
 		m[FieldLimit], m[FieldReason], m[FieldCommand], m[FieldLimitsReached] = protocol, protocol, address, address
 		m[FieldValue], m[FieldStatus], m[FieldSignal], m[FieldCPU], m[FieldLimitMemory] = number, number, number, number, number
 		e, err := FromFields(m)

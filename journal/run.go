@@ -48,6 +48,7 @@ const (
 	FieldThrottledTime = "PURPLE_CPU_THROTTLED_USEC"
 
 	FieldDeniedConnections = "PURPLE_DENIED_CONNECTIONS"
+	FieldDeniedSyscalls    = "PURPLE_DENIED_SYSCALLS"
 
 	FieldLogPath = "PURPLE_LOG_PATH"
 	FieldLogLost = "PURPLE_LOG_LOST"
@@ -252,15 +253,22 @@ func JoinLimits(set map[Limit]bool) string {
 // recorded.
 type Denials struct {
 	Connections Amount // packets
+	Syscalls    Amount // calls
 }
 
-func (d Denials) fields() []Field { return d.Connections.field(FieldDeniedConnections) }
+func (d Denials) fields() []Field {
+	return append(d.Connections.field(FieldDeniedConnections), d.Syscalls.field(FieldDeniedSyscalls)...)
+}
 
 func (d Denials) words() string {
-	if d.Connections.N == 0 {
-		return ""
+	text := ""
+	if d.Connections.N > 0 {
+		text += fmt.Sprintf("; denied packets: %d", d.Connections.N)
 	}
-	return fmt.Sprintf("; denied packets: %d", d.Connections.N)
+	if d.Syscalls.N > 0 {
+		text += fmt.Sprintf("; denied system calls: %d", d.Syscalls.N)
+	}
+	return text
 }
 
 // RunEnded is the last event of a run.
@@ -384,7 +392,7 @@ func (r *reader) runEnded() Event {
 			Limits: r.limits(), OOMKills: r.amount(FieldOOMKills),
 			Throttled: r.amount(FieldThrottled), ThrottledTime: r.amount(FieldThrottledTime),
 		},
-		Denials: Denials{Connections: r.amount(FieldDeniedConnections)},
+		Denials: Denials{Connections: r.amount(FieldDeniedConnections), Syscalls: r.amount(FieldDeniedSyscalls)},
 		LogLost: r.amount(FieldLogLost),
 	}
 }

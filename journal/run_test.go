@@ -21,7 +21,7 @@ var (
 		Run: run, PolicyHash: hash, Reason: ReasonSignal, Status: 143, Signal: 15, Error: "x", Wall: Known(1_234_567),
 		Usage:   Usage{CPU: Known(50_000), MemoryPeak: Known(12 << 20), IORead: Known(0), IOWritten: Known(4096), NetReceived: Known(7), NetSent: Known(8)},
 		Reached: Reached{Limits: "memory cpu", OOMKills: Known(1), Throttled: Known(9), ThrottledTime: Known(12345)},
-		Denials: Denials{Connections: Known(3)}, LogLost: Known(2),
+		Denials: Denials{Connections: Known(3), Syscalls: Known(14)}, LogLost: Known(2),
 	}
 	lifeExamples = []Event{
 		started, RunStarted{Run: run, PolicyHash: hash},
@@ -71,7 +71,7 @@ func TestMessagesOfARun(t *testing.T) {
 		"Killed with its supervisor":              with(ReasonKilled, 137),
 		"Refused with status 126: x":              with(ReasonRefused, 126),
 		`Cannot write to the log /x\x0a: no disk`: LogFailed{Path: "/x\n", Error: "no disk"},
-		"Ended by signal 15 after 1.23s, CPU 50ms, memory peak 12M, read 0B, written 4K, received 7B, sent 8B; limits reached: memory cpu; denied packets: 3": ended,
+		"Ended by signal 15 after 1.23s, CPU 50ms, memory peak 12M, read 0B, written 4K, received 7B, sent 8B; limits reached: memory cpu; denied packets: 3; denied system calls: 14": ended,
 	} {
 		if got := Fields(e)[0].Value; got != want {
 			t.Errorf("got  %q\nwant %q", got, want)

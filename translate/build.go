@@ -89,6 +89,10 @@ func (b *builder) audit() error {
 		b.plan.LogNamedIn = b.p.Where("audit.log_path")
 		b.say("sandbox", "audit.log_path", "", "events are appended to %s", printable(log))
 	}
+	if slices.Contains(b.p.Audit.Detail, "syscall") {
+		b.plan.Spec.RecordSyscalls = true
+		b.say("sandbox", "audit.detail_level", "", "denied system calls are recorded in the journal")
+	}
 	if b.plan.Network != nil && slices.Contains(b.p.Audit.Detail, "network") {
 		b.plan.Spec.RecordDenied = true
 		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")

@@ -58,6 +58,7 @@ type attachment struct {
 	started bool              // the command runs, or has run
 	exited  *spec.Message     // how the command ended, from purple-init
 	denied  *spec.Denied      // what the network's rules refused; nil: nothing
+	calls   *spec.DeniedCalls // what the filter denied; nil: nothing
 	ended   *journal.RunEnded // what purple-init has recorded of the end
 	failure error             // why the sandbox could not be made
 	ending  *ending           // how the unit ended, from systemd
@@ -80,7 +81,7 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	if at.failure != nil {
 		return at.failure
 	}
-	a.explainDenied(s.plan.Unit, at.denied)
+	a.explainDenied(s, at.denied, at.calls)
 	end := at.outcome()
 	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
 	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
@@ -168,7 +169,12 @@ func (at *attachment) handle(e event) error {
 	case spec.Exited:
 		at.exited = &e.m
 	case spec.Refused:
-		at.denied = e.m.Denied
+		if e.m.Denied != nil {
+			at.denied = e.m.Denied
+		}
+		if e.m.DeniedCalls != nil {
+			at.calls = e.m.DeniedCalls
+		}
 	case spec.Ended:
 		return at.readEnd(e.m.Event)
 	case spec.Failed:

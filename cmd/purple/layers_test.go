@@ -13,7 +13,7 @@ const module = "github.com/purple-sandbox/purple/"
 // docs/architecture.md. A package that is not in it is a mistake.
 var layers = map[string][]string{
 	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/firewall", "internal/host", "internal/network", "internal/ruleset", "internal/spec", "journal"},
-	"cmd/purple-init":   {"internal/confine", "internal/spec", "journal"},
+	"cmd/purple-init":   {"internal/confine", "internal/spec", "journal", "policies/syscalls"},
 	"cmd/purple-net":    {"internal/host", "internal/network", "internal/ruleset", "internal/spec"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
@@ -25,7 +25,7 @@ var layers = map[string][]string{
 	"internal/network":  {"internal/host", "internal/ruleset", "internal/spec"},
 	"internal/ruleset":  {},
 	"internal/spec":     {},
-	"internal/confine":  {"internal/spec", "journal"},
+	"internal/confine":  {"internal/spec", "journal", "policies/syscalls"},
 	"journal":           {},
 	"test/probe":        {},
 }

@@ -205,17 +205,3 @@ func (s *session) abandon(ctx context.Context, u *uplink, failure error) error {
 	<-s.watchUnit(ctx)
 	return errors.Join(failure, killErr, network.Disconnect(u.unit))
 }
-
-// explainDenied says at the end of a run what the network's rules refused.
-func (a *app) explainDenied(unit string, d *spec.Denied) {
-	if d == nil {
-		return
-	}
-	fmt.Fprintf(a.stderr, "purple: %s: %d packets were denied by network.allow_outgoing:\n", unit, d.Total)
-	for _, r := range d.Most {
-		fmt.Fprintf(a.stderr, "  %d × %s\n", r.Count, r.Destination)
-	}
-	if d.More > 0 {
-		fmt.Fprintf(a.stderr, "  and %d more destinations: journalctl -u %s\n", d.More, unit)
-	}
-}

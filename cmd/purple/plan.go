@@ -58,7 +58,7 @@ var planFormats = map[string]func(*prepared) (string, error){
 	},
 	"unit": func(p *prepared) (string, error) { return p.plan.UnitFile(), nil },
 	"seccomp": func(p *prepared) (string, error) {
-		program, err := p.filter()
+		program, err := p.program()
 		if err != nil {
 			return "", err
 		}

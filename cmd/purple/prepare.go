@@ -56,6 +56,15 @@ type prepared struct {
 	log     *os.File // of audit.log_path; nil: none
 }
 
+// program is the filter as it will be loaded.
+func (p *prepared) program() (*seccomp.Program, error) {
+	program, err := p.filter()
+	if err == nil && p.plan.Spec.RecordSyscalls {
+		program = program.Notifying()
+	}
+	return program, err
+}
+
 // prepare goes the road from the command line to the plan. It changes nothing
 // on the machine.
 func (a *app) prepare(req request) (*prepared, error) {

@@ -51,6 +51,7 @@ type receiptText struct {
 
 type receiptDenials struct {
 	Connections *uint64 `json:"connections"` // packets
+	Syscalls    *uint64 `json:"syscalls"`    // calls
 }
 
 // receipt is the file that --receipt names. Nothing of it is in the file system
@@ -169,7 +170,7 @@ func (r *receipt) ended(v verdict, e *journal.RunEnded) {
 	t.NetReceived, t.NetSent = u.NetReceived.Pointer(), u.NetSent.Pointer()
 	t.LimitsReached = append(t.LimitsReached, strings.Fields(e.Reached.Limits)...)
 	t.OOMKills, t.Throttled, t.ThrottledTime = e.Reached.OOMKills.Pointer(), e.Reached.Throttled.Pointer(), e.Reached.ThrottledTime.Pointer()
-	t.Denials.Connections = e.Denials.Connections.Pointer()
+	t.Denials = receiptDenials{e.Denials.Connections.Pointer(), e.Denials.Syscalls.Pointer()}
 }
 
 // write writes the receipt at once and completely: a reader sees the old one or

@@ -11,6 +11,7 @@ import (
 	"github.com/purple-sandbox/purple/internal/firewall"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/translate"
+	"github.com/purple-sandbox/purple/translate/seccomp"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -100,10 +101,11 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 
 // session is a started unit and this end of its control socket.
 type session struct {
-	plan *translate.Plan
-	unit *units.Run
-	conn *spec.Conn
-	log  *slog.Logger // of what purple-init says
+	plan  *translate.Plan
+	unit  *units.Run
+	conn  *spec.Conn
+	rules *seccomp.Rules // of the filter; once the spec is sent
+	log   *slog.Logger   // of what purple-init says
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
@@ -137,10 +139,11 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 // a terminal's place is taken by /dev/null until purple-init has made a pty.
 func (s *session) sendSpec(p *prepared) error {
 	body := p.plan.Spec
-	filter, err := p.filter()
+	filter, err := p.program()
 	if err != nil {
 		return err
 	}
+	s.rules = filter.Rules()
 	body.Filter = filter.Bytes()
 	f, err := spec.Encode(&body)
 	if err != nil {

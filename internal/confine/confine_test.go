@@ -293,6 +293,7 @@ func TestImports(t *testing.T) {
 		"github.com/purple-sandbox/purple/internal/confine",
 		"github.com/purple-sandbox/purple/internal/spec",
 		"github.com/purple-sandbox/purple/journal",
+		"github.com/purple-sandbox/purple/policies/syscalls",
 		"golang.org/x/sys/unix",
 	}
 	got := strings.Fields(string(out))

@@ -16,6 +16,9 @@ import (
 const (
 	specFD = 3
 	connFD = 4
+	// listenerFD leads to the supervisor, from the process that becomes the
+	// command, if the filter is to have a listener.
+	listenerFD = 5
 )
 
 // sandbox is PID 1 of the sandbox.
@@ -39,6 +42,7 @@ func Init() int {
 	s := &sandbox{conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
+	unix.CloseOnExec(listenerFD)
 	// The per-thread state of the building (umask, root, working directory)
 	// is the process's; only signals to the right thread matter, so one
 	// thread does it all.
@@ -101,6 +105,10 @@ func (s *sandbox) spawnCommand() error {
 			// then the group is not orphaned and Ctrl-Z works (setpgid(2)).
 			Setpgid: true,
 		},
+	}
+	if s.spec.RecordSyscalls {
+		attr.Files = append(attr.Files, listenerFD)
+		defer unix.Close(listenerFD)
 	}
 	for fd, isTerminal := range s.spec.Terminal {
 		if isTerminal {

@@ -30,10 +30,12 @@ type supervisor struct {
 	up   *spec.Conn // to purple, or nil when detached
 	down *spec.Conn // to the sandbox's init
 
-	initPID int
+	initPID   int
+	listening *spec.Conn // on which the filter's listener comes
 
-	audit    *audit   // nil: nothing is recorded
-	denied   *denials // nil: denied connections are not
+	audit    *audit       // nil: nothing is recorded
+	denied   *denials     // nil: denied connections are not
+	calls    *deniedCalls // nil: denied system calls are not, the kernel answers them
 	accounts *accounts
 	limits   *limitWatch
 
@@ -78,6 +80,9 @@ func (s *supervisor) run() (int, error) {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := s.startInit(); err != nil {
 		return 0, &StepError{Step: "start the sandbox", Err: err, Status: spec.StatusRefused}
+	}
+	if err := s.recordSyscalls(); err != nil {
+		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
 	}
 	s.surviveOOM()
 	if err := checkLimits(s.spec.Checks); err != nil {
@@ -187,6 +192,11 @@ func (s *supervisor) detachedStreams() error {
 // properties cannot give it. (The host name's is among them because
 // ProtectHostname= would come with a filter that forbids to set it.)
 func (s *supervisor) startInit() error {
+	listening, err := s.expectListener()
+	if err != nil {
+		return err
+	}
+	defer closeFiles(listening)
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
@@ -199,6 +209,9 @@ func (s *supervisor) startInit() error {
 			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 			Setsid:     true,
 		},
+	}
+	for _, f := range listening {
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init"}, attr)
 	theirs.Close()
@@ -316,6 +329,9 @@ func (s *supervisor) release() error {
 		return err
 	}
 	publish(listeners, s.spec.Published)
+	if err := s.takeListener(); err != nil {
+		return err
+	}
 	m, _, err = s.down.Recv()
 	if err != nil {
 		return fmt.Errorf("the sandbox's init is gone: %w", err)
@@ -456,7 +472,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
 		s.limits.finish(e.m.Threads)
-		s.ended(ws, wall, s.reportDenied())
+		s.ended(ws, wall, s.reportDenials())
 		return spec.ExitStatus(ws), true, nil
 	case spec.Failed:
 		return 0, true, expect(e.m, spec.Exited)

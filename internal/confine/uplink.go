@@ -61,18 +61,23 @@ func (s *supervisor) recordDenied() error {
 	return nil
 }
 
+// reportDenials tells the final counts of everything that was denied.
+func (s *supervisor) reportDenials() journal.Denials {
+	return journal.Denials{Connections: s.reportDenied(), Syscalls: s.reportCalls()}
+}
+
 // reportDenied tells the journal and purple the final counts. The run has ended
 // and its status is known: what goes wrong here is said and changes nothing.
-func (s *supervisor) reportDenied() journal.Denials {
+func (s *supervisor) reportDenied() journal.Amount {
 	if s.denied == nil {
-		return journal.Denials{}
+		return journal.Amount{}
 	}
 	total, destinations, err := s.denied.end()
 	s.audit.complain(err)
 	if total.Total > 0 {
 		s.tell(spec.Message{Kind: spec.Refused, Denied: denied(total, destinations)})
 	}
-	return journal.Denials{Connections: journal.Known(total.Total)}
+	return journal.Known(total.Total)
 }
 
 func denied(total journal.DenialsSummary, destinations []journal.ConnectionDenied) *spec.Denied {
@@ -82,7 +87,7 @@ func denied(total journal.DenialsSummary, destinations []journal.ConnectionDenie
 		if len(d.Most) == spec.MaxRefusals {
 			break
 		}
-		d.Most = append(d.Most, spec.Refusal{Destination: e.Flow(), Count: e.Count})
+		d.Most = append(d.Most, spec.Refusal{Destination: e.Flow(), Protocol: e.Protocol, Address: e.Destination.String(), Port: e.Port, Count: e.Count})
 	}
 	d.More = uint64(len(destinations) - len(d.Most))
 	return d

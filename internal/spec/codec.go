@@ -177,6 +177,7 @@ func specLayout(c *codec, s *Spec) {
 	c.number(&s.Capabilities)
 	c.number(&s.NetworkNamespace)
 	c.flag(&s.RecordDenied)
+	c.flag(&s.RecordSyscalls)
 	list(c, &s.Published, integer[uint16])
 	integer(c, &s.UnprivilegedPortStart)
 	list(c, &s.Rlimits, rlimitLayout)
@@ -244,6 +245,7 @@ func messageLayout(c *codec, m *Message) {
 	text(c, &m.Error)
 	integer(c, &m.Status)
 	optional(c, &m.Denied, deniedLayout)
+	optional(c, &m.DeniedCalls, deniedCallsLayout)
 	list(c, &m.Event, func(c *codec, f *Field) {
 		text(c, &f.Name)
 		text(c, &f.Value)
@@ -267,6 +269,23 @@ func deniedLayout(c *codec, d *Denied) {
 	c.number(&d.Total)
 	list(c, &d.Most, func(c *codec, r *Refusal) {
 		text(c, &r.Destination)
+		text(c, &r.Protocol)
+		text(c, &r.Address)
+		integer(c, &r.Port)
+		c.number(&r.Count)
+	})
+	c.number(&d.More)
+}
+
+func deniedCallsLayout(c *codec, d *DeniedCalls) {
+	c.number(&d.Total)
+	list(c, &d.Most, func(c *codec, r *RefusedCall) {
+		integer(c, &r.Nr)
+		for i := range r.Args {
+			c.number(&r.Args[i])
+		}
+		text(c, &r.Comm)
+		text(c, &r.Errno)
 		c.number(&r.Count)
 	})
 	c.number(&d.More)

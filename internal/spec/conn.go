@@ -23,12 +23,14 @@ const (
 	StopAll   MessageKind = "stop-all"  // supervisor to init: send Signal to every process of the sandbox
 	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
-	Alive   MessageKind = "alive"   // supervisor to purple: the unit runs in its network namespace, link it
-	Ready   MessageKind = "ready"   // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Alive     MessageKind = "alive"     // supervisor to purple: the unit runs in its network namespace, link it
+	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Listening MessageKind = "listening" // the command's process to the supervisor: the filter is loaded; descriptor: its listener
+
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
-	Refused MessageKind = "refused" // up, after Exited: Denied is what the network's rules refused
+	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
 	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
@@ -48,11 +50,31 @@ type Message struct {
 	Error       string
 	Status      int // exit status that goes with Failed
 	Denied      *Denied
+	DeniedCalls *DeniedCalls
 	Event       []Field // as package journal has them, with Ended
 }
 
 // Field is one field of an event.
 type Field struct{ Name, Value string }
+
+// DeniedCalls is what the filter has denied in a run.
+type DeniedCalls struct {
+	Total uint64
+	Most  []RefusedCall // those denied most often, at most MaxRefusedCalls
+	More  uint64        // counts that are not in Most
+}
+
+// RefusedCall is a system call that was denied to processes of one name.
+type RefusedCall struct {
+	Nr    uint32
+	Args  [6]uint64 // of the latest
+	Comm  string    // escaped; empty: one of many
+	Errno string    // what was answered: "EPERM"
+	Count uint64
+}
+
+// MaxRefusedCalls is how many calls a message names.
+const MaxRefusedCalls = 8
 
 // Denied is what the rules of the network namespace have refused in a run.
 type Denied struct {
@@ -61,9 +83,12 @@ type Denied struct {
 	More  uint64    // destinations that are not in Most
 }
 
-// Refusal is one destination: "tcp to 192.0.2.1 port 25".
+// Refusal is one destination.
 type Refusal struct {
-	Destination string
+	Destination string // in words: "tcp to 192.0.2.1 port 25"
+	Protocol    string
+	Address     string
+	Port        uint16
 	Count       uint64
 }
 

@@ -4,7 +4,7 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 3
+const Version = 4
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -40,6 +40,9 @@ type Spec struct {
 	NetworkNamespace uint64
 	// RecordDenied: what the namespace's ruleset refuses becomes events.
 	RecordDenied bool
+	// RecordSyscalls: Filter notifies of what it denies, and the supervisor
+	// answers and records it.
+	RecordSyscalls bool
 	// Published are the ports of the sandbox, one for each listening socket
 	// that comes with the message Connected.
 	Published []uint16

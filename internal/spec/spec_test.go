@@ -24,7 +24,7 @@ func TestDecodeRefuses(t *testing.T) {
 		want    string
 	}{
 		{"empty", nil, "its size is 0"},
-		{"other version", append([]byte{Version - 1}, good[1:]...), "its version is 2"},
+		{"other version", append([]byte{Version - 1}, good[1:]...), "its version is 3"},
 		{"no version", append([]byte{0}, good[1:]...), "its version is 0"},
 		{"trailing data", append(good[:len(good):len(good)], 0), "trailing data"},
 		{"cut off", good[:len(good)-1], "ends too early"},
@@ -237,7 +237,7 @@ func TestConnRefusesOthers(t *testing.T) {
 }
 
 func FuzzDecodeMessage(f *testing.F) {
-	for _, m := range []Message{{Kind: Exited, WaitStatus: 9}, {Kind: Refused, Denied: &Denied{Total: 3, Most: []Refusal{{"tcp to 192.0.2.1 port 25", 3}}}}} {
+	for _, m := range []Message{{Kind: Exited, WaitStatus: 9}, {Kind: Refused, Denied: &Denied{Total: 3, Most: []Refusal{{Destination: "tcp to 192.0.2.1 port 25", Count: 3}}}, DeniedCalls: &DeniedCalls{Total: 1, Most: []RefusedCall{{Nr: 165, Comm: "sh", Count: 1}}}}} {
 		f.Add(encode(&m, messageLayout))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

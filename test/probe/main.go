@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|dial|early|flood|pump|ask|serve|capture|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|paced|filters|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -32,6 +32,9 @@ func main() {
 		"identity":    identity,
 		"hog":         hog,
 		"spawn":       spawn,
+		"denied":      denied,
+		"paced":       paced,
+		"filters":     filters,
 		"dial":        dial,
 		"early":       early,
 		"flood":       flood,
@@ -50,7 +53,11 @@ func main() {
 		fmt.Fprintf(os.Stderr, "probe: no command %q\n", os.Args[1])
 		os.Exit(2)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(run(os.Args[2:])); err != nil {
+	emit(run(os.Args[2:]))
+}
+
+func emit(v any) {
+	if err := json.NewEncoder(os.Stdout).Encode(v); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}

@@ -10,9 +10,10 @@ import (
 // Action is what happens to a call.
 type Action string
 
-// The actions. Deny is for what the policy or the floor forbids. NoSys says
-// "this kernel has no such call", for calls that libraries do without only on
-// that answer. Kill ends the whole process.
+// The actions. Deny is for what the policy or the floor forbids: the kernel
+// answers, or, in a program that notifies, the supervisor does, with the same
+// errno. NoSys says "this kernel has no such call", for calls that libraries do
+// without only on that answer. Kill ends the whole process.
 const (
 	Allow Action = "allow"
 	Deny  Action = "EPERM"
@@ -26,8 +27,7 @@ type encoding struct {
 	scmp libseccomp.ScmpAction
 }
 
-// encode is the one place that says what the kernel does for an action: a
-// denial that is to be something else than an errno is changed here.
+// encode is the one place that says what the kernel does for an action.
 func (a Action) encode() encoding {
 	switch a {
 	case Allow:

@@ -9,6 +9,7 @@ import (
 
 	libseccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/policies/syscalls"
@@ -167,6 +168,23 @@ func (p *Program) Bytes() []byte {
 		b = binary.NativeEndian.AppendUint32(b, i.K)
 	}
 	return b
+}
+
+// Notifying is the same program, but a denial is answered by the listener that
+// it is loaded with. Without one, and when the listener is gone, the kernel says
+// ENOSYS: a denied call fails all the same.
+//
+// It is made from the finished code because libseccomp takes no notification as
+// the default action, and asks the kernel that it runs on whether it knows one.
+func (p *Program) Notifying() *Program {
+	code := slices.Clone(p.code)
+	denied := bpf.RetConstant{Val: Deny.encode().ret}
+	for i, raw := range code {
+		if raw.Disassemble() == denied {
+			code[i].K = unix.SECCOMP_RET_USER_NOTIF
+		}
+	}
+	return &Program{p.rules, code}
 }
 
 // Rules are what the filter was made from: its meaning.

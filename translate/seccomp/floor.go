@@ -83,6 +83,7 @@ func floorText() []string {
 		"socket: EPERM but for unix, inet, inet6 and netlink route",
 		"socket inet, inet6: EPERM but for stream and datagram of TCP, UDP and ICMP echo",
 		"socketpair: EPERM but for unix",
+		"seccomp: EPERM with a listener, which could let the calls go on that Purple denies",
 		"chmod, open and mknod in all forms: EPERM with a set-user-ID or set-group-ID mode",
 		"openat2: ENOSYS, its mode is behind a pointer; libraries fall back to openat",
 		"io_uring_setup: ENOSYS, no filter sees what goes through the ring; event loops fall back to epoll",
@@ -110,6 +111,7 @@ func (r *Rules) floor() []bpf.Instruction {
 	r.onCall(a, "ioctl", func() { checkIoctl(a) })
 	r.onCall(a, "socket", func() { checkSocket(a) })
 	r.onCall(a, "socketpair", func() { checkSocketpair(a) })
+	r.onCall(a, "seccomp", func() { checkSeccomp(a) })
 	for _, c := range modeCalls() {
 		if _, ok := syscalls.Number(r.arch, c.name); ok {
 			r.onCall(a, c.name, func() { checkMode(a, c) })
@@ -216,6 +218,15 @@ func checkSocket(a *assembler) {
 func checkSocketpair(a *assembler) {
 	a.load(offLow(0))
 	a.returnIf(bpf.JumpNotEqual, unix.AF_UNIX, Deny)
+}
+
+// checkSeccomp denies a filter that asks a listener of the command's own. Of
+// several filters that ask, the kernel obeys the newest, and a listener may let
+// a call go on: it would be stronger than Purple's. The kernel itself refuses a
+// second listener (EBUSY), but only as long as the first one lives.
+func checkSeccomp(a *assembler) {
+	a.load(offLow(1))
+	a.returnIf(bpf.JumpBitsSet, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, Deny)
 }
 
 // modeCall is a call that gives a file its mode: which argument that is, and

@@ -65,7 +65,7 @@ func (r *Rules) condition(name string) string {
 		return "; namespaces: " + flagNames(r.clone)
 	case "unshare":
 		return "; namespaces: " + flagNames(r.unshare)
-	case "ioctl", "socket", "socketpair":
+	case "ioctl", "socket", "socketpair", "seccomp":
 		return "; but for what the floor denies"
 	}
 	if slices.ContainsFunc(modeCalls(), func(m modeCall) bool { return m.name == name }) {

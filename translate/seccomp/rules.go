@@ -38,6 +38,7 @@ type Decision struct {
 // Rules are a policy's system calls, resolved for one architecture.
 type Rules struct {
 	arch    string
+	policy  policies.Syscalls
 	calls   map[int]Decision // by number, every number that the architecture has
 	clone   uint32           // the CLONE_NEW* flags granted to clone
 	unshare uint32           // and to unshare
@@ -52,7 +53,7 @@ func Resolve(s policies.Syscalls, arch string) (*Rules, error) {
 		return nil, fmt.Errorf("cannot make a system call filter for %q: Purple knows %s",
 			arch, strings.Join(syscalls.Architectures(), " and "))
 	}
-	r := &Rules{arch: arch, calls: map[int]Decision{}}
+	r := &Rules{arch: arch, policy: s, calls: map[int]Decision{}}
 	if err := r.grantFlags(s.Allow); err != nil {
 		return nil, err
 	}

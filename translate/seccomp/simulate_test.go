@@ -31,6 +31,11 @@ func compile(t testing.TB, s policies.Syscalls) (*Rules, machine) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p.Rules(), machineOf(t, p)
+}
+
+func machineOf(t testing.TB, p *Program) machine {
+	t.Helper()
 	raw, err := decode(p.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -39,12 +44,31 @@ func compile(t testing.TB, s policies.Syscalls) (*Rules, machine) {
 	if !ok {
 		t.Fatal("the program has an instruction that the BPF machine does not know")
 	}
-	return p.Rules(), newMachine(t, code)
+	return newMachine(t, code)
 }
 
 // run gives the filter a call. The machine loads words big-endian, so each word
 // of struct seccomp_data is written so; of an argument the low half stays first.
 func (m machine) run(t testing.TB, c Call) Action {
+	t.Helper()
+	ret := m.answer(t, c)
+	// Written out, not taken from encode: this is what seccomp(2) says.
+	switch ret {
+	case 0x7fff0000:
+		return Allow
+	case 0x00050001:
+		return Deny
+	case 0x00050026:
+		return NoSys
+	case 0x80000000:
+		return Kill
+	}
+	t.Fatalf("%+v: the filter returns %#x, which is none of Purple's", c, ret)
+	return ""
+}
+
+// answer is what the kernel is told to do.
+func (m machine) answer(t testing.TB, c Call) uint32 {
 	t.Helper()
 	data := binary.BigEndian.AppendUint32(nil, c.Nr)
 	data = binary.BigEndian.AppendUint32(data, c.Arch)
@@ -57,19 +81,7 @@ func (m machine) run(t testing.TB, c Call) Action {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Written out, not taken from encode: this is what seccomp(2) says.
-	switch uint32(ret) {
-	case 0x7fff0000:
-		return Allow
-	case 0x00050001:
-		return Deny
-	case 0x00050026:
-		return NoSys
-	case 0x80000000:
-		return Kill
-	}
-	t.Fatalf("%+v: the filter returns %#x, which is none of Purple's", c, uint32(ret))
-	return ""
+	return uint32(ret)
 }
 
 func allow(names ...string) []policies.SyscallRule { return numbered("syscalls.allow", names) }
@@ -129,7 +141,7 @@ func all() map[string]policies.Syscalls {
 func arguments() [][6]uint64 {
 	first := []uint64{0, 1, 2, 10, 16, 17, 40, 0x80, 0x11, unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNS | unix.CLONE_NEWNET,
 		unix.CLONE_NEWNET | unix.CLONE_NEWUSER, unix.CLONE_VM | unix.CLONE_FILES, 1 << 20, 1 << 31}
-	second := []uint64{0, 1, 2, 3, 5, 10, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS, 0o4755, 0o2644, 0o1777}
+	second := []uint64{0, 1, 2, 3, 5, 8, 10, 0x37, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS, 0o4755, 0o2644, 0o1777}
 	third := []uint64{0, 1, 6, 9, 16, 17, 33, 58, 115, 132, 136, 255, 256, 262, unix.O_CREAT, unix.O_TMPFILE, unix.O_DIRECTORY, 0o6000}
 	var args [][6]uint64
 	for _, a := range first {
@@ -174,9 +186,44 @@ func TestProgramIsTheRules(t *testing.T) {
 	}
 }
 
+// A program that notifies differs in the denials, and in nothing else: what is
+// killed or answered by the kernel stays so.
+func TestNotifyingProgram(t *testing.T) {
+	for name, s := range all() {
+		t.Run(name, func(t *testing.T) {
+			p, err := Compile(s, NativeArch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, notifying := machineOf(t, p), machineOf(t, p.Notifying())
+			check := func(c Call) {
+				t.Helper()
+				want := plain.answer(t, c)
+				if want == 0x00050001 {
+					want = 0x7fc00000 // SECCOMP_RET_USER_NOTIF
+				}
+				if got := notifying.answer(t, c); got != want {
+					t.Errorf("%+v: %#x, want %#x", c, got, want)
+				}
+			}
+			for nr := range uint32(1024) {
+				for _, arch := range []uint32{AuditArch("amd64"), AuditArch("arm64"), unix.AUDIT_ARCH_I386, 0} {
+					check(Call{Arch: arch, Nr: nr})
+					check(Call{Arch: arch, Nr: nr | x32Bit})
+				}
+			}
+			for _, call := range argumentCalls {
+				for _, args := range arguments() {
+					check(Call{AuditArch(NativeArch), p.Rules().number(call), args})
+				}
+			}
+		})
+	}
+}
+
 // argumentCalls are those of which the floor looks at the arguments, and which
 // both architectures have.
-var argumentCalls = []string{"clone", "unshare", "ioctl", "socket", "socketpair", "fchmod", "fchmodat", "fchmodat2", "mknodat", "openat"}
+var argumentCalls = []string{"clone", "unshare", "ioctl", "socket", "socketpair", "seccomp", "fchmod", "fchmodat", "fchmodat2", "mknodat", "openat"}
 
 // The floor of the other architecture is assembled here as well: libseccomp
 // has no part in it.

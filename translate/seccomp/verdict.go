@@ -53,6 +53,8 @@ func (r *Rules) floorVerdict(c Call) (Decision, bool) {
 	case "socket":
 		return deniedIf(!socketPasses(uint32(c.Args[0]), uint32(c.Args[1]), uint32(c.Args[2])),
 			"no network namespace or rule confines such a socket")
+	case "seccomp":
+		return deniedIf(uint32(c.Args[1])&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0, "a listener could let the calls go on that Purple denies")
 	case "socketpair":
 		return deniedIf(uint32(c.Args[0]) != unix.AF_UNIX, "only unix sockets come in pairs")
 	}

@@ -1,0 +1,122 @@
+package journal
+
+import "fmt"
+
+// The message ids of denied system calls.
+const (
+	SyscallDeniedID  = "f6e7d7dd021242f587c7d5a56d3d6c74"
+	SyscallsDeniedID = "7fed7fa32e8b4361b8c33de3c902649d"
+)
+
+// The fields of denied system calls. docs/audit.md has the same list.
+const (
+	FieldSyscall    = "PURPLE_SYSCALL"
+	FieldArguments  = "PURPLE_ARGUMENTS"
+	FieldErrno      = "PURPLE_ERRNO"
+	FieldComm       = "PURPLE_COMM"
+	FieldPID        = "PURPLE_PID"
+	FieldSandboxPID = "PURPLE_SANDBOX_PID"
+	FieldSyscalls   = "PURPLE_SYSCALLS"
+)
+
+// SyscallDenied is one system call that the filter has denied to what calls
+// itself Comm, from the start of the run on: of several events for the same
+// call and name, the last one counts. Process and arguments are those of the
+// latest call.
+type SyscallDenied struct {
+	Run
+	Syscall string // "mount", or its number
+	// Arguments is what the process claimed when the supervisor looked:
+	// `dev_name="none", flags=0x0`. It proves nothing of what was meant, as the
+	// memory could change after the look. Escape must have been used on its texts.
+	Arguments string
+	Errno     string // what the process was answered: "EPERM"
+	// Comm is the name that the process has given itself, escaped; empty: not
+	// known, or one of many.
+	Comm       string
+	PID        uint32 // as the host sees it
+	SandboxPID uint32 // as the sandbox does; 0: not known
+	Count      uint64
+}
+
+func (SyscallDenied) id() string   { return SyscallDeniedID }
+func (SyscallDenied) name() string { return "syscall-denied" }
+
+func (e SyscallDenied) own() []Field {
+	return append(e.fields(),
+		Field{FieldSyscall, e.Syscall},
+		Field{FieldArguments, e.Arguments},
+		Field{FieldErrno, e.Errno},
+		Field{FieldComm, e.Comm},
+		Field{FieldPID, decimal(uint64(e.PID))},
+		Field{FieldSandboxPID, decimal(uint64(e.SandboxPID))},
+		Field{FieldCount, decimal(e.Count)},
+	)
+}
+
+// key tells apart what is counted apart.
+func (e SyscallDenied) key() string { return e.Syscall + " " + e.Errno + " " + e.Comm }
+
+func (e SyscallDenied) message() string {
+	pid := "unknown"
+	if e.SandboxPID != 0 {
+		pid = decimal(uint64(e.SandboxPID))
+	}
+	text := fmt.Sprintf("Denied %s(%s) to %s, pid %s (%d on the host): %s", e.Syscall, e.Arguments, e.who(), pid, e.PID, e.Errno)
+	if e.Count > 1 {
+		text += fmt.Sprintf(", %d times so far", e.Count)
+	}
+	return text
+}
+
+func (e SyscallDenied) who() string {
+	if e.Comm == "" {
+		return "a process"
+	}
+	return `"` + e.Comm + `"`
+}
+
+// SyscallsDenied ends the events of a run's denied system calls. Its Total is
+// exact.
+type SyscallsDenied struct {
+	Run
+	Total    uint64 // calls denied
+	Syscalls uint64 // how many different ones
+}
+
+func (SyscallsDenied) id() string   { return SyscallsDeniedID }
+func (SyscallsDenied) name() string { return "syscalls-denied-total" }
+
+func (e SyscallsDenied) own() []Field {
+	return append(e.fields(), Field{FieldTotal, decimal(e.Total)}, Field{FieldSyscalls, decimal(e.Syscalls)})
+}
+
+func (e SyscallsDenied) message() string {
+	return fmt.Sprintf("Denied system calls in this run: %d; different ones: %d", e.Total, e.Syscalls)
+}
+
+func (r *reader) syscallDenied() Event {
+	return SyscallDenied{
+		Run:        r.run(),
+		Syscall:    r.escaped(FieldSyscall),
+		Arguments:  r.escaped(FieldArguments),
+		Errno:      r.escaped(FieldErrno),
+		Comm:       r.escaped(FieldComm),
+		PID:        uint32(r.number(FieldPID, 32)),
+		SandboxPID: uint32(r.number(FieldSandboxPID, 32)),
+		Count:      r.number(FieldCount, 64),
+	}
+}
+
+func (r *reader) syscallsDenied() Event {
+	return SyscallsDenied{Run: r.run(), Total: r.number(FieldTotal, 64), Syscalls: r.number(FieldSyscalls, 64)}
+}
+
+// escaped refuses what Escape would change: it can be printed as it is.
+func (r *reader) escaped(name string) string {
+	text := r.text(name)
+	if Escape(text) != text {
+		r.fail(name, fmt.Errorf("%q is not escaped", text))
+	}
+	return text
+}
