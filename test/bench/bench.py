@@ -21,6 +21,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PURPLE = os.path.join(HERE, "..", "..", "bin", "purple")
 BINDS = [p for p in ("/usr", "/bin", "/lib", "/lib64") if os.path.exists(p)]
 
+MAPPED_ROOT = 100000  # root of a container's user namespace
+
 HARDENING = [
     "PrivateNetwork=yes", "PrivateIPC=yes", "PrivateMounts=yes",
     "TemporaryFileSystem=/:ro", *(f"BindReadOnlyPaths={p}" for p in BINDS), "TemporaryFileSystem=/tmp",
@@ -40,9 +42,11 @@ def bubblewrap():
             "--unshare-all", "--new-session", "--die-with-parent", "--uid", "1000", "--gid", "1000", "true"]
 
 
-def runc_bundle(directory):
+def runc_bundle(directory, change=lambda config: None):
     """Makes a bundle with the same binds, and gives the command that runs it."""
-    os.mkdir(os.path.join(directory, "rootfs"))
+    rootfs = os.path.join(directory, "rootfs")
+    os.makedirs(rootfs)
+    os.chown(rootfs, MAPPED_ROOT, MAPPED_ROOT)
     subprocess.run(["runc", "spec", "--bundle", directory], check=True)
     path = os.path.join(directory, "config.json")
     with open(path, encoding="utf-8") as f:
@@ -51,9 +55,34 @@ def runc_bundle(directory):
     config["process"]["args"] = ["true"]
     config["mounts"] += [{"destination": p, "source": p, "type": "bind", "options": ["rbind", "ro", "nosuid", "nodev"]}
                          for p in BINDS]
+    change(config)
     with open(path, "w", encoding="utf-8") as f:
         json.dump(config, f)
-    return lambda i: ["runc", "run", "--bundle", directory, f"purple-bench-{os.getpid()}-{i}"]
+    return lambda i: ["runc", "run", "--bundle", directory, f"{os.path.basename(directory)}-{os.getpid()}-{i}"]
+
+
+def harden(config):
+    """What `runc spec` leaves out and purple does: a user namespace, a filter, limits, no capability, /tmp."""
+    linux = config["linux"]
+    linux["namespaces"] += [{"type": "user"}, {"type": "cgroup"}]
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": MAPPED_ROOT, "size": 65536}]
+    linux["resources"].update({"memory": {"limit": 512 << 20}, "pids": {"limit": 64}})
+    linux["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
+                        "syscalls": [{"names": system_service(), "action": "SCMP_ACT_ALLOW"}]}
+    config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    config["process"]["capabilities"] = {}
+    config["mounts"].append({"destination": "/tmp", "source": "tmpfs", "type": "tmpfs", "options": ["nosuid", "nodev"]})
+
+
+def system_service():
+    """The names in systemd's group of that name."""
+    names, groups = set(), ["@system-service"]
+    while groups:
+        listing = subprocess.run(["systemd-analyze", "syscall-filter", groups.pop()], check=True, capture_output=True, text=True).stdout
+        words = {line.strip() for line in listing.splitlines()[1:] if line.strip() and not line.strip().startswith("#")}
+        groups += [w for w in words if w.startswith("@")]
+        names |= {w for w in words if not w.startswith("@")}
+    return sorted(names)
 
 
 def contenders(directory):
@@ -63,7 +92,8 @@ def contenders(directory):
         "systemd-run --wait --pipe": lambda i: systemd_run([]),
         "systemd-run, hardened": lambda i: systemd_run(HARDENING),
         "bubblewrap": lambda i: bubblewrap(),
-        "runc": runc_bundle(directory),
+        "runc": runc_bundle(os.path.join(directory, "runc")),
+        "runc, hardened": runc_bundle(os.path.join(directory, "runc-hardened"), harden),
         "purple run": lambda i: [PURPLE, "run", "--profile", os.path.join(HERE, "bench.yaml"), "--", "true"],
     }
 
@@ -80,6 +110,7 @@ def once(command):
 
 def measure(rounds):
     directory = tempfile.mkdtemp(prefix="purple-bench.")
+    os.chmod(directory, 0o755)  # for the root of a user namespace
     workdir = tempfile.mkdtemp(prefix="purple-bench-cwd.")
     os.chdir(workdir)
     try:
