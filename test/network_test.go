@@ -63,7 +63,7 @@ func startSandbox(t *testing.T, profile string, args ...string) sandbox {
 func waitForNamespace(t *testing.T, unit string) string {
 	t.Helper()
 	var namespace string
-	eventually(t, unit+" has a network namespace", time.Minute, func() bool {
+	eventually(t, unit+" has a network namespace", limit, func() bool {
 		namespace = namespaceOf(t, unit)
 		return namespace != ""
 	})
