@@ -55,7 +55,7 @@ func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.Denied
 		fmt.Fprintln(a.stderr, line)
 	}
 	if more > 0 {
-		fmt.Fprintf(a.stderr, "  and %d more: journalctl -u %s\n", more, s.plan.Unit)
+		fmt.Fprintf(a.stderr, "  and %d more: purple why %s\n", more, s.plan.Spec.RunID)
 	}
 }
 
