@@ -183,10 +183,13 @@ func (e DenialsSummary) message() string {
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 
+// Message is the event for a reader. No byte of it steers a terminal.
+func Message(e Event) string { return Escape(e.message()) }
+
 // Fields are the journal's fields for the event, MESSAGE first.
 func Fields(e Event) []Field {
 	return append([]Field{
-		{fieldMessage, Escape(e.message())},
+		{fieldMessage, Message(e)},
 		{fieldMessageID, e.id()},
 		{fieldPriority, priority},
 		{fieldIdentifier, identifier},

@@ -28,7 +28,7 @@ var summary = DenialsSummary{Run: run, Total: 50012, Lost: 12, Unreadable: 1, Ot
 
 func mounted(count uint64) SyscallDenied {
 	return SyscallDenied{
-		Run: run, Syscall: "mount", Arguments: `dev_name="none", dir_name="/a b"`, Errno: "EPERM",
+		Run: run, Syscall: "mount", Arguments: `dev_name="none", dir_name="/a b"`, Registers: Registers{0x7ffd0000, 1<<64 - 1, 0, 0x400}, Errno: "EPERM",
 		Comm: "node", PID: 4711, SandboxPID: 3, Count: count,
 	}
 }
@@ -101,6 +101,9 @@ func TestFromFieldsRefuses(t *testing.T) {
 		{"PURPLE_PID", "4294967296", "out of range"},
 		{"PURPLE_COMM", "\x1b[2J", "is not escaped"},
 		{"PURPLE_ARGUMENTS", "a\nb", "is not escaped"},
+		{"PURPLE_REGISTERS", "0x0 0x0 0x0 0x0 0x0", "there are 5"},
+		{"PURPLE_REGISTERS", "0x0 0x0 0x0 0x0 0x0 10", "is no register"},
+		{"PURPLE_REGISTERS", "0x0 0x0 0x0 0x0 0x0 0x10000000000000000", "is no register"},
 	}
 	for _, c := range cases {
 		m := asMap(Fields(examples[0]))
@@ -141,10 +144,11 @@ func FuzzFromFields(f *testing.F) {
 	f.Add(RunStartedID, "x", "y", "1")
 	f.Add(LimitReachedID, "memory", "y", "1")
 	f.Add(RunEndedID, "signal", "cpu", "15")
+	f.Add(SyscallDeniedID, "", "0x1 0x2 0x3 0x4 0x5 0x6", "14")
 	f.Fuzz(func(t *testing.T, id, protocol, address, number string) {
 		m := asMap(slices.Concat(examples[0].own(), summary.own(), forged.own(), callsSummary.own(), started.own(), ended.own()))
 		m["MESSAGE_ID"], m[FieldProtocol], m[FieldDestination], m[FieldCount], m[FieldTotal] = id, protocol, address, number, number
-		m[FieldICMPType], m[FieldPID], m[FieldComm], m[FieldArguments] = number, number, protocol, address
+		m[FieldICMPType], m[FieldPID], m[FieldComm], m[FieldArguments], m[FieldRegisters] = number, number, protocol, address, address
 		m[FieldLimit], m[FieldReason], m[FieldCommand], m[FieldLimitsReached] = protocol, protocol, address, address
 		m[FieldValue], m[FieldStatus], m[FieldSignal], m[FieldCPU], m[FieldLimitMemory] = number, number, number, number, number
 		e, err := FromFields(m)

@@ -18,8 +18,9 @@ const (
 
 // The fields of a run's life. docs/audit.md has the same list.
 const (
-	FieldPolicyHash = "PURPLE_POLICY_HASH"
-	FieldCommand    = "PURPLE_COMMAND"
+	FieldPolicyHash  = "PURPLE_POLICY_HASH"
+	FieldProfileFile = "PURPLE_PROFILE_FILE"
+	FieldCommand     = "PURPLE_COMMAND"
 
 	FieldLimitMemory = "PURPLE_LIMIT_MEMORY_BYTES"
 	FieldLimitTasks  = "PURPLE_LIMIT_TASKS"
@@ -116,9 +117,10 @@ func (l Limits) words() string {
 // back, and before its first instruction.
 type RunStarted struct {
 	Run
-	PolicyHash string // SHA-256 of the effective policy, in hex
-	Command    string // quoted for a shell by QuoteCommand
-	Limits     Limits
+	PolicyHash  string // SHA-256 of the effective policy, in hex
+	ProfileFile string // that the policy was read from, absolute; empty: it is built in
+	Command     string // quoted for a shell by QuoteCommand
+	Limits      Limits
 }
 
 func (RunStarted) id() string   { return RunStartedID }
@@ -126,6 +128,9 @@ func (RunStarted) name() string { return "run-started" }
 
 func (e RunStarted) own() []Field {
 	fields := append(e.fields(), Field{FieldPolicyHash, e.PolicyHash}, Field{FieldCommand, e.Command})
+	if e.ProfileFile != "" {
+		fields = append(fields, Field{FieldProfileFile, e.ProfileFile})
+	}
 	return append(fields, e.Limits.fields()...)
 }
 
@@ -368,7 +373,7 @@ func duration(usec uint64) string {
 
 func (r *reader) runStarted() Event {
 	return RunStarted{
-		Run: r.run(), PolicyHash: r.hash(), Command: r.text(FieldCommand),
+		Run: r.run(), PolicyHash: r.hash(), ProfileFile: r.fields[FieldProfileFile], Command: r.text(FieldCommand),
 		Limits: Limits{
 			Memory: r.amount(FieldLimitMemory), Tasks: r.amount(FieldLimitTasks), CPU: r.amount(FieldLimitCPU),
 			IO: r.amount(FieldLimitIO), Time: r.amount(FieldLimitTime),

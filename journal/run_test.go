@@ -14,7 +14,7 @@ var hash = strings.Repeat("0123456789abcdef", 4)
 
 var (
 	started = RunStarted{
-		Run: run, PolicyHash: hash, Command: `sh -c $'a\nMESSAGE=forged'`,
+		Run: run, PolicyHash: hash, ProfileFile: "/etc/purple/policies/w\n.yaml", Command: `sh -c $'a\nMESSAGE=forged'`,
 		Limits: Limits{Memory: Known(256 << 20), Tasks: Known(64), CPU: Known(500_000), IO: Known(2_000_000), Time: Known(3600e6)},
 	}
 	ended = RunEnded{
@@ -37,7 +37,7 @@ var (
 func optional(e Event, name string) bool {
 	switch e.(type) {
 	case RunStarted:
-		return strings.HasPrefix(name, FieldLimit+"_")
+		return strings.HasPrefix(name, FieldLimit+"_") || name == FieldProfileFile
 	case LimitReached:
 		return name == FieldCount
 	case RunEnded:

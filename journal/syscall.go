@@ -1,6 +1,10 @@
 package journal
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
 
 // The message ids of denied system calls.
 const (
@@ -17,6 +21,7 @@ const (
 	FieldPID        = "PURPLE_PID"
 	FieldSandboxPID = "PURPLE_SANDBOX_PID"
 	FieldSyscalls   = "PURPLE_SYSCALLS"
+	FieldRegisters  = "PURPLE_REGISTERS"
 )
 
 // SyscallDenied is one system call that the filter has denied to what calls
@@ -30,6 +35,7 @@ type SyscallDenied struct {
 	// `dev_name="none", flags=0x0`. It proves nothing of what was meant, as the
 	// memory could change after the look. Escape must have been used on its texts.
 	Arguments string
+	Registers Registers
 	Errno     string // what the process was answered: "EPERM"
 	// Comm is the name that the process has given itself, escaped; empty: not
 	// known, or one of many.
@@ -46,6 +52,7 @@ func (e SyscallDenied) own() []Field {
 	return append(e.fields(),
 		Field{FieldSyscall, e.Syscall},
 		Field{FieldArguments, e.Arguments},
+		Field{FieldRegisters, e.Registers.String()},
 		Field{FieldErrno, e.Errno},
 		Field{FieldComm, e.Comm},
 		Field{FieldPID, decimal(uint64(e.PID))},
@@ -100,12 +107,43 @@ func (r *reader) syscallDenied() Event {
 		Run:        r.run(),
 		Syscall:    r.escaped(FieldSyscall),
 		Arguments:  r.escaped(FieldArguments),
+		Registers:  r.registers(),
 		Errno:      r.escaped(FieldErrno),
 		Comm:       r.escaped(FieldComm),
 		PID:        uint32(r.number(FieldPID, 32)),
 		SandboxPID: uint32(r.number(FieldSandboxPID, 32)),
 		Count:      r.number(FieldCount, 64),
 	}
+}
+
+// Registers are a call's arguments as the filter has seen them: a verdict on
+// the call can be made again from them.
+type Registers [6]uint64
+
+func (r Registers) String() string {
+	words := make([]string, len(r))
+	for i, v := range r {
+		words[i] = "0x" + strconv.FormatUint(v, 16)
+	}
+	return strings.Join(words, " ")
+}
+
+func (r *reader) registers() Registers {
+	var registers Registers
+	words := strings.Split(r.text(FieldRegisters), " ")
+	if len(words) != len(registers) {
+		r.fail(FieldRegisters, fmt.Errorf("there are %d", len(words)))
+		return registers
+	}
+	for i, word := range words {
+		digits, hex := strings.CutPrefix(word, "0x")
+		v, err := strconv.ParseUint(digits, 16, 64)
+		if err != nil || !hex {
+			r.fail(FieldRegisters, fmt.Errorf("%q is no register", word))
+		}
+		registers[i] = v
+	}
+	return registers
 }
 
 func (r *reader) syscallsDenied() Event {

@@ -64,6 +64,11 @@ func (t *Tally) Denials(unit string) uint64 {
 	return r.connections.sum() + r.syscalls.sum()
 }
 
+// IDs are the message ids of all events.
+func IDs() []string {
+	return append(DenialIDs(), RunStartedID, LimitReachedID, RunEndedID, LogFailedID)
+}
+
 // DenialIDs are the message ids of the events that a Tally counts.
 func DenialIDs() []string {
 	return []string{ConnectionDeniedID, DenialsSummaryID, SyscallDeniedID, SyscallsDeniedID}

@@ -365,7 +365,7 @@ func TestRunEventsCannotBeForged(t *testing.T) {
 		t.Fatalf("%s\n%v", got, events)
 	}
 	began := events[0].own()
-	if len(began) != 12 || began["MESSAGE_ID"] != idStarted || strings.ContainsFunc(began["PURPLE_COMMAND"]+began["MESSAGE"], func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if len(began) != 13 || began["MESSAGE_ID"] != idStarted || strings.ContainsFunc(began["PURPLE_COMMAND"]+began["MESSAGE"], func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		t.Errorf("%q", began)
 	}
 	// bash reads back what was run.

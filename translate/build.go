@@ -80,6 +80,7 @@ func (b *builder) namespaces() error {
 // audit: what is recorded of the run. Without it the limits hold all the same.
 func (b *builder) audit() error {
 	b.plan.Spec.PolicyHash = b.p.Digest
+	b.plan.Spec.ProfileFile = b.c.ProfileFile
 	b.plan.Spec.Limits = b.limitsInForce()
 	if !b.p.Audit.Enabled {
 		return nil

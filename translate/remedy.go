@@ -5,25 +5,47 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/ruleset"
+	"github.com/purple-sandbox/purple/policies"
 )
 
-// Remedy is the entry of network.allow_outgoing that lets what was denied pass;
-// false if none does.
-func (n *Network) Remedy(protocol string, to netip.Addr, port uint16) (string, bool) {
-	if protocol != "tcp" && protocol != "udp" || port == 0 || n.allows(protocol, to, port) {
-		return "", false // allowed, and yet denied: it came from a made-up address
+// Remedy is what in a policy would have to change for packets to a destination
+// to pass.
+type Remedy struct {
+	Allow string // to add to network.allow_outgoing
+	// Never is why no policy lets them pass; then the rest is empty.
+	Never string
+}
+
+// NetworkOf is the network of the plan for a policy on a machine: nil where the
+// policy isolates.
+func NetworkOf(p *policies.Policy, h host.Network) (*Network, error) {
+	b := &builder{p: p, h: host.Facts{Network: h}, plan: &Plan{}}
+	if err := b.network(); err != nil {
+		return nil, err
+	}
+	return b.plan.Network, nil
+}
+
+// Remedy says what would let pass what was denied.
+func (n *Network) Remedy(protocol string, to netip.Addr, port uint16) Remedy {
+	if protocol != "tcp" && protocol != "udp" || port == 0 {
+		return Remedy{Never: "only TCP and UDP to a port can be allowed"}
+	}
+	if n.Allows(protocol, to, port) {
+		return Remedy{Never: "it came from an address that is not the sandbox's"}
 	}
 	entry := fmt.Sprintf("%d/%s", port, protocol)
 	switch {
 	case !n.inSets(to):
-		return entry, true
+		return Remedy{Allow: entry}
 	case to.IsLoopback() || to.Is4In6():
-		return "", false // the policy takes no such address
+		return Remedy{Never: "a profile cannot name such an address"}
 	case to.Is4():
-		return fmt.Sprintf("%s:%s", to, entry), true
+		return Remedy{Allow: fmt.Sprintf("%s:%s", to, entry)}
 	default:
-		return fmt.Sprintf("[%s]:%s", to, entry), true
+		return Remedy{Allow: fmt.Sprintf("[%s]:%s", to, entry)}
 	}
 }
 
@@ -34,8 +56,8 @@ func (n *Network) inSets(to netip.Addr) bool {
 	})
 }
 
-// allows tells whether the rules let a flow begin.
-func (n *Network) allows(protocol string, to netip.Addr, port uint16) bool {
+// Allows tells whether the rules let a flow begin.
+func (n *Network) Allows(protocol string, to netip.Addr, port uint16) bool {
 	i := slices.IndexFunc(n.Rules.Chains, func(c ruleset.Chain) bool { return c.Hook == ruleset.Output })
 	for _, rule := range n.Rules.Chains[i].Rules {
 		last := len(rule.Statements) - 1

@@ -30,7 +30,8 @@ func TestNetworkRemediesWork(t *testing.T) {
 		{"tcp", "93.184.216.34", 443, ""}, // allowed: denied for a made-up source
 	} {
 		to := netip.MustParseAddr(c.to)
-		got, ok := before.Remedy(c.protocol, to, c.port)
+		remedy := before.Remedy(c.protocol, to, c.port)
+		got, ok := remedy.Allow, remedy.Never == ""
 		if got != c.want || ok != (c.want != "") {
 			t.Errorf("%s to %s port %d: %q, want %q", c.protocol, c.to, c.port, got, c.want)
 		}

@@ -23,6 +23,8 @@ type Command struct {
 	Terminal  [3]bool
 	Winsize   [4]uint16
 	InitPath  string // purple-init, absolute
+	// ProfileFile is the profile, absolute; empty: it is built in.
+	ProfileFile string
 	// Profiles are the files that the policy was read from, and ProfileDirs
 	// where profiles are found by name, absolute, links resolved: the command
 	// may write to none of them, or the next run would obey it.

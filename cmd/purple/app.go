@@ -78,7 +78,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
 	root.AddCommand(
 		newProfileCommand(a), newPlanCommand(a), newRunCommand(a),
-		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newStopCommand(a),
+		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newStopCommand(a),
 	)
 	return root
 }

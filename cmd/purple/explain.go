@@ -9,9 +9,6 @@ import (
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/journal"
-	"github.com/purple-sandbox/purple/policies"
-	"github.com/purple-sandbox/purple/translate"
-	"github.com/purple-sandbox/purple/translate/seccomp"
 )
 
 // maxExplained is how many lines the end of a run may have.
@@ -27,16 +24,17 @@ type explained struct {
 // explainDenied says at the end of a run what was denied, and what would allow
 // it. The remedies are made by what made the filter and the rules.
 func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.DeniedCalls) {
+	e := evaluator{rules: s.rules, network: s.plan.Network}
 	var lines []explained
 	var more uint64
 	var what []string
 	if calls != nil {
-		lines = append(lines, explainCalls(s.rules, calls.Most)...)
+		lines = append(lines, explainCalls(e, calls.Most)...)
 		more += calls.More
 		what = append(what, counted(calls.Total, "system call"))
 	}
 	if network != nil {
-		lines = append(lines, explainRefusals(s.plan, network.Most)...)
+		lines = append(lines, explainRefusals(e, network.Most)...)
 		more += network.More
 		what = append(what, counted(network.Total, "packet"))
 	}
@@ -57,16 +55,15 @@ func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.Denied
 		fmt.Fprintln(a.stderr, line)
 	}
 	if more > 0 {
-		fmt.Fprintf(a.stderr, "  and %d more: journalctl -u %s\n", more, s.plan.Unit)
+		fmt.Fprintf(a.stderr, "  and %d more: purple why %s\n", more, s.plan.Spec.RunID)
 	}
 }
 
-func explainCalls(rules *seccomp.Rules, calls []spec.RefusedCall) []explained {
+func explainCalls(e evaluator, calls []spec.RefusedCall) []explained {
 	var lines []explained
 	for _, c := range calls {
-		call := seccomp.Call{Arch: seccomp.AuditArch(seccomp.NativeArch), Nr: c.Nr, Args: c.Args}
 		lines = append(lines, explained{
-			remedy: callRemedy(rules.CallName(c.Nr), rules.Remedy(call)),
+			remedy: e.ofCall(c.Nr, c.Args).of(e.rules.CallName(c.Nr)),
 			detail: fmt.Sprintf("%d × %s, %s", c.Count, processName(c.Comm), journal.Escape(c.Errno)),
 			count:  c.Count,
 		})
@@ -88,35 +85,11 @@ func processName(comm string) string {
 	return journal.Escape(comm)
 }
 
-// callRemedy is a remedy as one writes it into a profile.
-func callRemedy(name string, m seccomp.Remedy) string {
-	if m.Never != "" {
-		return fmt.Sprintf("no profile allows this %s: %s", name, m.Never)
-	}
-	var parts []string
-	if m.Allow != nil {
-		parts = append(parts, "syscalls.allow: "+m.Allow.String())
-	}
-	if len(m.Deny) > 0 {
-		parts = append(parts, "out of syscalls.deny: "+ruleNames(m.Deny))
-	}
-	return strings.Join(parts, "; ")
-}
-
-func ruleNames(rules []policies.SyscallRule) string {
-	var names []string
-	for _, r := range rules {
-		names = append(names, r.Name)
-	}
-	slices.Sort(names)
-	return strings.Join(slices.Compact(names), ", ")
-}
-
-func explainRefusals(plan *translate.Plan, refusals []spec.Refusal) []explained {
+func explainRefusals(e evaluator, refusals []spec.Refusal) []explained {
 	var lines []explained
 	for _, r := range refusals {
 		lines = append(lines, explained{
-			remedy: refusalRemedy(plan, r),
+			remedy: refusalRemedy(e, r).of(journal.Escape(r.Protocol)),
 			detail: fmt.Sprintf("%d × %s", r.Count, journal.Escape(r.Destination)),
 			count:  r.Count,
 		})
@@ -124,16 +97,10 @@ func explainRefusals(plan *translate.Plan, refusals []spec.Refusal) []explained 
 	return lines
 }
 
-// refusalRemedy is the entry of network.allow_outgoing that lets packets to a
-// destination pass.
-func refusalRemedy(plan *translate.Plan, r spec.Refusal) string {
+func refusalRemedy(e evaluator, r spec.Refusal) remedy {
 	to, err := netip.ParseAddr(r.Address)
 	if err != nil {
-		return "no profile allows this"
+		return remedy{Never: "its address cannot be read"}
 	}
-	entry, ok := plan.Network.Remedy(r.Protocol, to, r.Port)
-	if !ok {
-		return "no profile allows this"
-	}
-	return "network.allow_outgoing: " + entry
+	return e.ofPackets(r.Protocol, to, r.Port)
 }

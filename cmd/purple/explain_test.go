@@ -40,7 +40,7 @@ func explainTo(t *testing.T, network *spec.Denied, calls *spec.DeniedCalls) []st
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	s := &session{plan: &translate.Plan{Unit: "purple-x-01234567.service", Network: &translate.Network{Rules: noRules}}, rules: rules}
+	s := &session{plan: &translate.Plan{Unit: "purple-x-01234567.service", Spec: spec.Spec{RunID: "01234567"}, Network: &translate.Network{Rules: noRules}}, rules: rules}
 	(&app{stderr: &stderr}).explainDenied(s, network, calls)
 	return strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
 }
@@ -84,7 +84,7 @@ func TestExplainDeniedIsShort(t *testing.T) {
 	if len(got) != maxExplained || got[0] != "purple: purple-x-01234567.service: denied: 1 system call, 100 packets" {
 		t.Errorf("%d lines: %q", len(got), got)
 	}
-	if last := got[len(got)-1]; last != "  and 15 more: journalctl -u purple-x-01234567.service" {
+	if last := got[len(got)-1]; last != "  and 15 more: purple why 01234567" {
 		t.Error(last)
 	}
 	if !strings.Contains(got[1], "1004 × ") || !strings.Contains(got[1], "no profile allows this") {

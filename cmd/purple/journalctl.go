@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/purple-sandbox/purple/journal"
@@ -100,6 +101,15 @@ func unitMatches(unit string) []string {
 		"+", "_SYSTEMD_CGROUP=/init.scope", "UNIT=" + unit, // before it becomes the unit's first process
 		"+", "_UID=0", journal.FieldObjectUnit + "=" + unit, // of purple, when the supervisor was killed
 	}
+}
+
+// eventMatches are Purple's events of a unit, without the command's output.
+func eventMatches(unit string) []string {
+	var ids []string
+	for _, id := range journal.IDs() {
+		ids = append(ids, "MESSAGE_ID="+id)
+	}
+	return slices.Concat(ids, []string{fieldUnit + "=" + unit, "+"}, ids, []string{"_UID=0", journal.FieldObjectUnit + "=" + unit})
 }
 
 // loggedUnits are the runs of which the journal has anything, ended or not.

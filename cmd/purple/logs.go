@@ -146,14 +146,20 @@ func newLoggedLine(e journal.Entry, unit string) (loggedLine, error) {
 		return loggedLine{}, fmt.Errorf("cannot read the time of an entry: %w", err)
 	}
 	line := loggedLine{Time: time.UnixMicro(usec).UTC(), Source: "output", Message: escapeLine(e["MESSAGE"])}
-	isOwn := e[fieldUnit] == unit || e["_UID"] == "0" && e[journal.FieldObjectUnit] == unit
 	switch {
-	case isOwn && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != "":
+	case isEventOf(e, unit):
 		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
 	case e[fieldUnit] != unit:
 		line.Source = "systemd"
 	}
 	return line, nil
+}
+
+// isEventOf tells whether Purple has written an entry about a unit, from
+// outside of the sandbox.
+func isEventOf(e journal.Entry, unit string) bool {
+	isOwn := e[fieldUnit] == unit || e["_UID"] == "0" && e[journal.FieldObjectUnit] == unit
+	return isOwn && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != ""
 }
 
 // escapeLine leaves the tabs, which steer no terminal.

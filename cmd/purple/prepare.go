@@ -72,7 +72,11 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := store.Load(req.profile)
+	profile, err := store.Read(req.profile)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := store.Parse(profile.Name, profile.File, profile.Content)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +84,9 @@ func (a *app) prepare(req request) (*prepared, error) {
 	filter := compileFilter(policy)
 	command, err := a.command(req)
 	if err != nil {
+		return nil, err
+	}
+	if command.ProfileFile, err = profilePath(profile); err != nil {
 		return nil, err
 	}
 	command.Profiles = profileFiles(policy)
@@ -194,6 +201,19 @@ func (a *app) protectedDirs(i translate.Invoker) ([]string, error) {
 	}
 	slices.Sort(paths)
 	return slices.Compact(paths), nil
+}
+
+// profilePath is the profile's file as anybody can find it again; empty for a
+// built-in one.
+func profilePath(p policies.Profile) (string, error) {
+	if p.Source == policies.SourceBuiltin {
+		return "", nil
+	}
+	file, err := filepath.Abs(p.File)
+	if err != nil {
+		return "", fmt.Errorf("cannot find %q again: %w", p.File, err)
+	}
+	return file, nil
 }
 
 // profileFiles are the files on this machine that a policy was read from; a

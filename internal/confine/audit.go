@@ -158,7 +158,7 @@ func (s *supervisor) started() journal.RunStarted {
 	limit := func(n uint64) journal.Amount { return journal.Amount{N: n, Known: n != 0} }
 	l := s.spec.Limits
 	return journal.RunStarted{
-		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, Command: journal.CommandText(s.spec.Command.Argv),
+		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, ProfileFile: s.spec.ProfileFile, Command: journal.CommandText(s.spec.Command.Argv),
 		Limits: journal.Limits{Memory: limit(l.Memory), Tasks: limit(l.Tasks), CPU: limit(l.CPU), IO: limit(l.IO), Time: limit(l.Timeout)},
 	}
 }

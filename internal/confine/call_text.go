@@ -16,7 +16,7 @@ import (
 // event is a denial in words.
 func (d *denial) event(run journal.Run, count uint64) journal.SyscallDenied {
 	return journal.SyscallDenied{
-		Run: run, Syscall: callName(d.nr), Arguments: d.arguments(), Errno: unix.ErrnoName(deniedErrno),
+		Run: run, Syscall: callName(d.nr), Arguments: d.arguments(), Registers: d.args, Errno: unix.ErrnoName(deniedErrno),
 		Comm: d.who.name(), PID: d.who.pid, SandboxPID: d.who.sandboxPID, Count: count,
 	}
 }

@@ -185,6 +185,7 @@ func specLayout(c *codec, s *Spec) {
 	c.bytes(&s.Filter)
 	list(c, &s.Checks, checkLayout)
 	text(c, &s.PolicyHash)
+	text(c, &s.ProfileFile)
 	for _, limit := range []*uint64{&s.Limits.Memory, &s.Limits.Tasks, &s.Limits.CPU, &s.Limits.IO, &s.Limits.Timeout} {
 		c.number(limit)
 	}

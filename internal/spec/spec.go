@@ -4,7 +4,7 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 4
+const Version = 5
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -66,6 +66,9 @@ type Spec struct {
 
 	// PolicyHash is the SHA-256 of the effective policy, in hex.
 	PolicyHash string
+	// ProfileFile is what the policy was read from, for the record only; empty:
+	// it is built in.
+	ProfileFile string
 	// Limits are what Checks, TasksLimit and the unit's timeout hold, for
 	// those who are told of them.
 	Limits Limits

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|paced|filters|dial|early|flood|pump|ask|serve|capture|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|paced|filters|tries|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -35,6 +35,7 @@ func main() {
 		"denied":      denied,
 		"paced":       paced,
 		"filters":     filters,
+		"tries":       tries,
 		"dial":        dial,
 		"early":       early,
 		"flood":       flood,

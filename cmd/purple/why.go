@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/purple-sandbox/purple/journal"
+	"github.com/spf13/cobra"
+)
+
+func newWhyCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "why NAME",
+		Short: "Say all that a run was denied, and what in its profile would allow it",
+		Long: `Say how a run has ended, which limits it has reached, all that it was denied,
+and what in its profile would allow each, also while it goes on.
+
+NAME is a unit, with or without ".service", a run id, or a profile of which one
+run is there. What was denied is told by the journal. What would allow it is
+found by what makes the filter and the network rules, from the profile's file as
+it is now: if it has changed since the start of the run, that is said.`,
+		Example: `  purple why 0123abcd
+  purple --json why 0123abcd`,
+		Args:              exactlyOne("NAME"),
+		ValidArgsFunction: completeRuns(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.why(cmd.Context(), args[0]) },
+	}
+}
+
+func (a *app) why(ctx context.Context, arg string) error {
+	if err := checkRunName(arg); err != nil {
+		return err
+	}
+	manager, runs, err := running(ctx)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	unit, err := findLogged(ctx, arg, unitNames(runs))
+	if err != nil {
+		return err
+	}
+	syncJournal(ctx)
+	record, err := readRecord(ctx, unit)
+	if err != nil {
+		return err
+	}
+	if record.history.IsEmpty() {
+		return fmt.Errorf("cannot tell anything of %s: the journal has no event of it, as with `audit.enabled: false`%s", unit, permissionHint())
+	}
+	record.running = slices.Contains(unitNames(runs), unit)
+	report := newReport(record, a.profileOf(record))
+	if a.json {
+		return printJSON(a.stdout, report)
+	}
+	_, err = fmt.Fprint(a.stdout, report.text())
+	return err
+}
+
+// record is what the journal has of a run.
+type record struct {
+	unit       string
+	running    bool
+	history    journal.History
+	unreadable int // events, of another version of Purple's
+}
+
+func readRecord(ctx context.Context, unit string) (*record, error) {
+	r := &record{unit: unit}
+	err := readJournal(ctx, func(e journal.Entry) error {
+		r.add(e)
+		return nil
+	}, eventMatches(unit)...)
+	return r, err
+}
+
+// add takes an entry if Purple has written it about the unit.
+func (r *record) add(e journal.Entry) {
+	if !isEventOf(e, r.unit) {
+		return
+	}
+	event, err := journal.FromFields(e)
+	switch {
+	case errors.Is(err, journal.ErrNotPurple):
+	case err != nil:
+		r.unreadable++
+	default:
+		r.history.Add(event)
+	}
+}
+
+// policyHash is the digest of the policy that the run had.
+func (r *record) policyHash() string {
+	switch h := &r.history; {
+	case h.Started != nil:
+		return h.Started.PolicyHash
+	case h.Ended != nil:
+		return h.Ended.PolicyHash
+	}
+	return ""
+}
