@@ -90,7 +90,7 @@ func deny(t *testing.T, profile string, args ...string) string {
 // it, its name, the call and what it claimed.
 func TestDeniedCallsAreEvents(t *testing.T) {
 	unit := deny(t, "plain", "3", "", "forever")
-	eventually(t, "an event", 20*time.Second, func() bool { return len(auditEvents(t, unit, "syscall-denied")) > 0 })
+	eventually(t, "an event", time.Minute, func() bool { return len(auditEvents(t, unit, "syscall-denied")) > 0 })
 	events := auditEvents(t, unit, "syscall-denied")
 	if len(events) == 0 {
 		return
@@ -188,7 +188,7 @@ func TestDeniedCallsWithoutAudit(t *testing.T) {
 			t.Errorf("%s: %+v, %q", name, got, r.stderr)
 		}
 		unit := deny(t, profile, "5")
-		eventually(t, "the end", 20*time.Second, func() bool { return strings.Contains(sh(t, "journalctl -o cat -u "+unit), "Answers") })
+		eventually(t, "the end", time.Minute, func() bool { return strings.Contains(sh(t, "journalctl -o cat -u "+unit), "Answers") })
 		if out := sh(t, "journalctl -o json -u "+unit); strings.Contains(out, fieldSyscall) {
 			t.Errorf("%s: %s", name, out)
 		}
@@ -200,9 +200,9 @@ func TestDeniedCallsWithoutAudit(t *testing.T) {
 func TestEndOfTheSupervisorEndsTheAnswers(t *testing.T) {
 	for range 5 {
 		unit := deny(t, "plain", "0", "", "forever")
-		eventually(t, "a denial", 20*time.Second, func() bool { return mountsDenied(t, unit) > 0 })
+		eventually(t, "a denial", time.Minute, func() bool { return mountsDenied(t, unit) > 0 })
 		sh(t, "kill -KILL "+strconv.FormatUint(*systemctlNumber(t, unit, "MainPID"), 10))
-		eventually(t, "every process is gone", 20*time.Second, func() bool { return len(pidsOf(t, unit)) == 0 })
+		eventually(t, "every process is gone", time.Minute, func() bool { return len(pidsOf(t, unit)) == 0 })
 	}
 }
 

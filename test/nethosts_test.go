@@ -395,7 +395,7 @@ func (w *netHosts) settle(t *testing.T) {
 		}
 		conn.Close()
 		for h, offset := range offsets {
-			eventually(t, "the capture has what was sent to "+address, 20*time.Second, func() bool {
+			eventually(t, "the capture has what was sent to "+address, time.Minute, func() bool {
 				return slices.ContainsFunc(lines[packet](t, h.capture.file, offset), func(p packet) bool {
 					return p.Dest == address && p.Port == barrierPort
 				})

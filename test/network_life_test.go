@@ -170,7 +170,7 @@ func TestStartWhileTheHostsPartGoes(t *testing.T) {
 	before := takeHostNetwork(t)
 	profile := outgoing(t, "[443]")
 	inside(t, profile, "true").mustSucceed(t)
-	eventually(t, "the link is gone", 20*time.Second, func() bool { return !strings.Contains(sh(t, "ip -o link"), "purple0-") })
+	eventually(t, "the link is gone", time.Minute, func() bool { return !strings.Contains(sh(t, "ip -o link"), "purple0-") })
 	// purple-net waits for the lock a second later, and the run behind it.
 	stop, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; sleep 2.5"))
 	if err != nil {

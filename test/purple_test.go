@@ -200,7 +200,7 @@ func eventually(t *testing.T, what string, within time.Duration, check func() bo
 // noUnits: no unit of a profile is loaded any more.
 func noUnits(t *testing.T, profile string) {
 	t.Helper()
-	eventually(t, "no unit of "+profile+" is left", 20*time.Second, func() bool {
+	eventually(t, "no unit of "+profile+" is left", time.Minute, func() bool {
 		return strings.TrimSpace(sh(t, "systemctl list-units --all --plain --no-legend 'purple-"+profile+"-*'")) == ""
 	})
 }

@@ -315,7 +315,7 @@ func TestKilledProcessesLeaveNothing(t *testing.T) {
 		_ = cmd.Wait()
 	}
 	noUnits(t, "plain")
-	eventually(t, "everything is as before", 20*time.Second, func() bool { return leftovers(t) == before })
+	eventually(t, "everything is as before", time.Minute, func() bool { return leftovers(t) == before })
 	if after := leftovers(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}

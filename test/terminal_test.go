@@ -139,11 +139,11 @@ func TestSuspendOnATerminal(t *testing.T) {
 	s := newScreen(t, "python3", "-c", "print('ready', flush=True); print('read', input(), flush=True)")
 	s.expect(t, "ready")
 	s.typeIn(t, "\x1a")
-	eventually(t, "purple is stopped", 20*time.Second, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
 	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "purple goes on", 20*time.Second, func() bool { return state(t, s.cmd.Process.Pid) != "T" })
+	eventually(t, "purple goes on", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) != "T" })
 	time.Sleep(300 * time.Millisecond)
 	s.typeIn(t, "again\r")
 	s.expect(t, "read again")
