@@ -74,10 +74,11 @@ vm-images: ## make the VM images, once
 	test/hosts/vm trixie image
 
 .PHONY: bench
-bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network and a denied call cost
+bench: suite ## start to exit, beside systemd-run, bubblewrap and runc; what a network, a denied call and the audit cost
 	test/hosts/native -- test/bench/bench.py
 	test/hosts/native -- test/bench/net.py
 	test/hosts/native -- test/bench/deny.py
+	test/hosts/native -- test/bench/build.py
 
 .PHONY: golden
 golden: ## rewrite the golden files
