@@ -50,8 +50,11 @@ type denial struct {
 func textArguments(arch string) [][]int {
 	numbers := syscalls.Numbers(arch)
 	all := make([][]int, numbers[len(numbers)-1]+1)
-	for _, nr := range numbers {
-		name, _ := syscalls.Name(arch, nr)
+	for _, name := range syscalls.Names() {
+		nr, ok := syscalls.Number(arch, name)
+		if !ok {
+			continue
+		}
 		arguments, _ := syscalls.Arguments(name)
 		for i, a := range arguments {
 			if a.Kind == syscalls.KindText && len(all[nr]) < maxTexts {

@@ -3,6 +3,7 @@ package syscalls
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -28,27 +29,30 @@ type Argument struct {
 	Kind Kind
 }
 
-var loadArguments = sync.OnceValue(func() map[string][]Argument {
-	calls := map[string][]Argument{}
-	for line := range dataLines(argumentLines) {
-		fields := strings.Fields(line)
-		var arguments []Argument
-		for _, field := range fields[1:] {
-			name, kind, ok := strings.Cut(field, ":")
-			if !ok || len(kind) != 1 {
-				panic(fmt.Sprintf("internal error: arguments.txt: %q", line))
-			}
-			arguments = append(arguments, Argument{name, Kind(kind[0])})
-		}
-		calls[fields[0]] = arguments
-	}
-	return calls
-})
+// loadArguments is the lines of the table, by the name that each begins with.
+var loadArguments = sync.OnceValue(func() []string { return slices.Collect(dataLines(argumentLines)) })
+
+func nameOf(line string) string {
+	name, _, _ := strings.Cut(line, " ")
+	return name
+}
 
 // Arguments are those of a system call, at most six; false where they are not
 // known. They are the same on all architectures, but for clone, whose last two
-// are the other way round on arm64. The slice is not to be changed.
+// are the other way round on arm64.
 func Arguments(name string) ([]Argument, bool) {
-	arguments, ok := loadArguments()[name]
-	return arguments, ok
+	lines := loadArguments()
+	i, ok := slices.BinarySearchFunc(lines, name, func(line, name string) int { return strings.Compare(nameOf(line), name) })
+	if !ok {
+		return nil, false
+	}
+	var arguments []Argument
+	for _, field := range strings.Fields(lines[i])[1:] {
+		name, kind, ok := strings.Cut(field, ":")
+		if !ok || len(kind) != 1 {
+			panic(fmt.Sprintf("internal error: arguments.txt: %q", lines[i]))
+		}
+		arguments = append(arguments, Argument{name, Kind(kind[0])})
+	}
+	return arguments, true
 }

@@ -7,7 +7,12 @@ import (
 )
 
 func TestArgumentsOfEveryCall(t *testing.T) {
-	for name, arguments := range loadArguments() {
+	if !slices.IsSortedFunc(loadArguments(), func(a, b string) int { return strings.Compare(nameOf(a), nameOf(b)) }) {
+		t.Error("the table is not sorted by name")
+	}
+	for _, line := range loadArguments() {
+		name := nameOf(line)
+		arguments, _ := Arguments(name)
 		if !Known(name) || strings.HasPrefix(name, "@") {
 			t.Errorf("there is no call %q", name)
 		}

@@ -11,8 +11,7 @@ func Nearest(name string) string {
 	if name == "" || len(name) > longest {
 		return ""
 	}
-	t := load()
-	candidates := t.calls
+	candidates := Names()
 	if name[0] == '@' {
 		candidates = Groups()
 	}

@@ -25,25 +25,29 @@ var groupLines string
 // known is every name, so that @known means what it means to systemd.
 const known = "@known"
 
-// tables are the two embedded files, read once.
+// architectures are those that have numbers, in the order of the columns.
+var architectures = []string{"amd64", "arm64"}
+
+// call is a system call and its number on each of the architectures, -1 where
+// it has none.
+type call struct {
+	name    string
+	numbers [2]int
+}
+
+// tables are the two embedded files, read once: every start of a sandbox does,
+// so what few ask for is made when they do.
 type tables struct {
-	numbers map[string]map[string]int // architecture, name: number
-	names   map[string]map[int]string // architecture, number: name
-	calls   []string                  // sorted
-	groups  map[string][]string       // expanded, sorted
+	calls  []call              // by name
+	groups map[string][]string // as written: members may be groups
 }
 
 var load = sync.OnceValue(func() *tables {
-	t := &tables{
-		numbers: map[string]map[string]int{"amd64": {}, "arm64": {}},
-		names:   map[string]map[int]string{"amd64": {}, "arm64": {}},
-		groups:  map[string][]string{},
-	}
+	t := &tables{calls: make([]call, 0, strings.Count(callLines, "\n"))}
 	for line := range dataLines(callLines) {
-		t.addCall(strings.Fields(line))
+		t.calls = append(t.calls, readCall(line))
 	}
-	slices.Sort(t.calls)
-	t.expandGroups(readGroups(groupLines))
+	t.groups = readGroups(groupLines)
 	return t
 })
 
@@ -62,27 +66,28 @@ func dataLines(text string) func(func(string) bool) {
 	}
 }
 
-func (t *tables) addCall(fields []string) {
-	if len(fields) != 3 {
-		panic(fmt.Sprintf("internal error: calls.txt: %q has not three columns", fields))
+func readCall(line string) call {
+	name, numbers, _ := strings.Cut(line, " ")
+	first, second, ok := strings.Cut(numbers, " ")
+	if !ok {
+		panic(fmt.Sprintf("internal error: calls.txt: %q has not three columns", line))
 	}
-	t.calls = append(t.calls, fields[0])
-	for i, arch := range []string{"amd64", "arm64"} {
-		if fields[i+1] == "-" {
+	c := call{name: name}
+	for i, text := range []string{first, second} {
+		c.numbers[i] = -1
+		if text == "-" {
 			continue
 		}
-		nr, err := strconv.Atoi(fields[i+1])
-		if err != nil {
-			panic(fmt.Sprintf("internal error: calls.txt: %q: %v", fields, err))
+		var err error
+		if c.numbers[i], err = strconv.Atoi(text); err != nil {
+			panic(fmt.Sprintf("internal error: calls.txt: %q: %v", line, err))
 		}
-		t.numbers[arch][fields[0]] = nr
-		t.names[arch][nr] = fields[0]
 	}
+	return c
 }
 
-// readGroups reads groups as written: members may be groups.
 func readGroups(text string) map[string][]string {
-	written := map[string][]string{}
+	written := make(map[string][]string, strings.Count(text, "\n@"))
 	group := ""
 	for line := range dataLines(text) {
 		if fields := strings.Fields(line); len(fields) == 1 && fields[0][0] == '@' {
@@ -92,15 +97,6 @@ func readGroups(text string) map[string][]string {
 		}
 	}
 	return written
-}
-
-func (t *tables) expandGroups(written map[string][]string) {
-	for name := range written {
-		members := map[string]bool{}
-		expand(written, name, members)
-		t.groups[name] = slices.Sorted(maps.Keys(members))
-	}
-	t.groups[known] = t.calls
 }
 
 // expand adds the calls of a group, and of the groups in it, to members. The
@@ -115,47 +111,113 @@ func expand(written map[string][]string, group string, members map[string]bool) 
 	}
 }
 
+// find looks a call up by its name.
+func (t *tables) find(name string) (call, bool) {
+	i, ok := slices.BinarySearchFunc(t.calls, name, func(c call, name string) int { return strings.Compare(c.name, name) })
+	if !ok {
+		return call{}, false
+	}
+	return t.calls[i], true
+}
+
 // Known tells whether name is a system call of amd64 or arm64 ("openat"), or a
 // group ("@file-system").
 func Known(name string) bool {
 	t := load()
-	if _, ok := t.groups[name]; ok {
+	if _, ok := t.groups[name]; ok || name == known {
 		return true
 	}
-	_, ok := slices.BinarySearch(t.calls, name)
+	_, ok := t.find(name)
 	return ok
 }
 
 // Names are all system calls of amd64 and arm64, sorted.
-func Names() []string { return slices.Clone(load().calls) }
+func Names() []string {
+	var names []string
+	for _, c := range load().calls {
+		names = append(names, c.name)
+	}
+	return names
+}
 
 // Groups are the names of all groups, with their "@", sorted.
-func Groups() []string { return slices.Sorted(maps.Keys(load().groups)) }
+func Groups() []string {
+	names := append(slices.Collect(maps.Keys(load().groups)), known)
+	slices.Sort(names)
+	return names
+}
 
 // Group is the calls of a group ("@file-system"), with those of the groups in
 // it, sorted; false if there is no such group. Some of them may not exist on
 // an architecture: Number tells.
 func Group(name string) ([]string, bool) {
-	calls, ok := load().groups[name]
-	return slices.Clone(calls), ok
+	if name == known {
+		return Names(), true
+	}
+	written := load().groups
+	if _, ok := written[name]; !ok {
+		return nil, false
+	}
+	members := map[string]bool{}
+	expand(written, name, members)
+	return slices.Sorted(maps.Keys(members)), true
 }
 
 // Architectures are those that have numbers here, as GOARCH writes them.
-func Architectures() []string { return []string{"amd64", "arm64"} }
+func Architectures() []string { return slices.Clone(architectures) }
 
 // Number is the number of a system call on arch (a GOARCH), false where it
 // has none.
 func Number(arch, name string) (int, bool) {
-	nr, ok := load().numbers[arch][name]
-	return nr, ok
+	column := slices.Index(architectures, arch)
+	c, ok := load().find(name)
+	if !ok || column < 0 || c.numbers[column] < 0 {
+		return 0, false
+	}
+	return c.numbers[column], true
 }
+
+// loadNames is the names by their numbers, for each architecture; empty: none.
+var loadNames = sync.OnceValue(func() [2][]string {
+	var names [2][]string
+	for _, c := range load().calls {
+		for column, nr := range c.numbers {
+			for nr >= len(names[column]) {
+				names[column] = append(names[column], make([]string, 512)...)
+			}
+			if nr >= 0 {
+				names[column][nr] = c.name
+			}
+		}
+	}
+	return names
+})
 
 // Name is the system call with a number on arch, false where there is none.
 func Name(arch string, nr int) (string, bool) {
-	name, ok := load().names[arch][nr]
-	return name, ok
+	column := slices.Index(architectures, arch)
+	if column < 0 || nr < 0 {
+		return "", false
+	}
+	names := loadNames()[column]
+	if nr >= len(names) || names[nr] == "" {
+		return "", false
+	}
+	return names[nr], true
 }
 
 // Numbers are the numbers in use on arch, ascending; nil for an architecture
 // that is not known.
-func Numbers(arch string) []int { return slices.Sorted(maps.Keys(load().names[arch])) }
+func Numbers(arch string) []int {
+	column := slices.Index(architectures, arch)
+	if column < 0 {
+		return nil
+	}
+	var numbers []int
+	for nr, name := range loadNames()[column] {
+		if name != "" {
+			numbers = append(numbers, nr)
+		}
+	}
+	return numbers
+}

@@ -207,3 +207,10 @@ func readGroupsOfSystemd(text string) map[string][]string {
 	}
 	return written
 }
+
+// find looks names up by halves.
+func TestTableIsSorted(t *testing.T) {
+	if names := Names(); !slices.IsSorted(names) || len(slices.Compact(names)) != len(Names()) {
+		t.Error("calls.txt is not sorted by name, or has one twice")
+	}
+}
