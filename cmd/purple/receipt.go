@@ -3,18 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/translate"
-	"golang.org/x/sys/unix"
 )
 
 // receiptText is a receipt in JSON: docs/audit.md has its fields. null: not
@@ -54,14 +49,11 @@ type receiptDenials struct {
 	Syscalls    *uint64 `json:"syscalls"`    // calls
 }
 
-// receipt is the file that --receipt names. Nothing of it is in the file system
-// while the run lasts: the command may be able to write to that directory.
-// A nil receipt is none, and takes everything.
+// receipt is the file that --receipt names. A nil receipt is none, and takes
+// everything.
 type receipt struct {
-	file    string // as the caller named it
-	dir     *os.File
-	invoker translate.Invoker
-	text    receiptText
+	placedFile
+	text receiptText
 }
 
 // runForReceipt runs and, where that is asked for, writes the receipt: of a run
@@ -87,61 +79,13 @@ func openReceipt(req request) (*receipt, error) {
 	if req.detach {
 		return nil, errors.New("nobody is there at the end of a run with --detach; its end is in the journal")
 	}
-	if strings.HasSuffix(req.receipt, "/") {
-		return nil, errors.New("it names a directory")
-	}
-	r := &receipt{file: req.receipt, text: receiptText{Version: 1, Began: time.Now(), LimitsReached: []string{}}}
-	var err error
-	if r.invoker, err = invoker(); err != nil {
+	r := &receipt{text: receiptText{Version: 1, Began: time.Now(), LimitsReached: []string{}}}
+	invoker, err := invoker()
+	if err != nil {
 		return nil, err
 	}
-	return r, asInvoker(r.invoker, r.try)
-}
-
-// try opens the directory and makes a file in it.
-func (r *receipt) try() error {
-	var err error
-	if r.dir, err = os.OpenFile(filepath.Dir(r.file), unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
-		return err
-	}
-	if err := r.requireReplaceable(); err != nil {
-		return err
-	}
-	temporary, f, err := r.create()
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Close(), unix.Unlinkat(r.fd(), temporary, 0))
-}
-
-func (r *receipt) fd() int { return int(r.dir.Fd()) }
-
-// requireReplaceable: the receipt takes the place of an older one, and of
-// nothing else, such as /dev/null.
-func (r *receipt) requireReplaceable() error {
-	var st unix.Stat_t
-	err := unix.Fstatat(r.fd(), filepath.Base(r.file), &st, unix.AT_SYMLINK_NOFOLLOW)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil
-	case err != nil:
-		return err
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return errors.New("it exists and is not a regular file")
-	}
-	return nil
-}
-
-// create makes a file beside the receipt, under a name that nobody can guess.
-func (r *receipt) create() (string, *os.File, error) {
-	var id [8]byte
-	_, _ = rand.Read(id[:]) // crypto/rand never fails: it ends the process instead
-	name := ".purple-receipt-" + hex.EncodeToString(id[:])
-	fd, err := unix.Openat(r.fd(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return "", nil, err
-	}
-	return name, os.NewFile(uintptr(fd), name), nil
+	r.placedFile = placedFile{file: req.receipt, invoker: invoker, replace: true}
+	return r, r.open()
 }
 
 // planned notes what will be run.
@@ -173,8 +117,7 @@ func (r *receipt) ended(v verdict, e *journal.RunEnded) {
 	t.Denials = receiptDenials{e.Denials.Connections.Pointer(), e.Denials.Syscalls.Pointer()}
 }
 
-// write writes the receipt at once and completely: a reader sees the old one or
-// the new one. end is what the run returned.
+// write writes the receipt. end is what the run returned.
 func (r *receipt) write(end error) error {
 	t := &r.text
 	t.Ended, t.Status = time.Now(), exitStatus(end)
@@ -188,23 +131,5 @@ func (r *receipt) write(end error) error {
 	if err := printJSON(&content, t); err != nil {
 		return err
 	}
-	return asInvoker(r.invoker, func() error { return r.replace(content.Bytes()) })
-}
-
-func (r *receipt) replace(content []byte) error {
-	if err := r.requireReplaceable(); err != nil {
-		return err
-	}
-	temporary, f, err := r.create()
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = unix.Renameat(r.fd(), temporary, r.fd(), filepath.Base(r.file))
-	}
-	if err != nil {
-		return errors.Join(err, unix.Unlinkat(r.fd(), temporary, 0))
-	}
-	return nil
+	return r.put(content.Bytes())
 }
