@@ -138,7 +138,11 @@ func (e RunStarted) own() []Field {
 const mostCommandText = 160
 
 func (e RunStarted) message() string {
-	return fmt.Sprintf("Started under the profile %s: %s; limits: %s", e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
+	how := "Started under the profile"
+	if e.Learning {
+		how = "Started to learn which system calls it makes, NOT confined to those of the profile"
+	}
+	return fmt.Sprintf("%s %s: %s; limits: %s", how, e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
 }
 
 // Limit is a kind of limit.
@@ -307,6 +311,9 @@ func (e RunEnded) own() []Field {
 
 func (e RunEnded) message() string {
 	text := e.outcome()
+	if e.Learning {
+		text = "Learning run: " + text
+	}
 	if e.Wall.Known {
 		text += " after " + duration(e.Wall.N)
 	}
