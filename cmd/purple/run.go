@@ -101,11 +101,12 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 
 // session is a started unit and this end of its control socket.
 type session struct {
-	plan  *translate.Plan
-	unit  *units.Run
-	conn  *spec.Conn
-	rules *seccomp.Rules // of the filter; once the spec is sent
-	log   *slog.Logger   // of what purple-init says
+	plan    *translate.Plan
+	unit    *units.Run
+	conn    *spec.Conn
+	rules   *seccomp.Rules // of the filter; once the spec is sent
+	log     *slog.Logger   // of what purple-init says
+	learner *learner       // nil: not a learning run
 }
 
 // start asks systemd for the unit and sends the spec. The unit's standard
@@ -123,7 +124,7 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 		conn.Close()
 		return nil, err
 	}
-	s := &session{plan: p.plan, unit: unit, conn: conn}
+	s := &session{plan: p.plan, unit: unit, conn: conn, learner: p.learner}
 	if err := s.sendSpec(p); err != nil {
 		conn.Close()
 		return nil, errors.Join(err, unit.Kill(ctx))
@@ -145,6 +146,13 @@ func (s *session) sendSpec(p *prepared) error {
 	}
 	s.rules = filter.Rules()
 	body.Filter = filter.Bytes()
+	if p.learner != nil {
+		// What is explained is the profile that it is learnt under.
+		if s.rules, err = seccomp.Resolve(p.policy.Syscalls, seccomp.NativeArch); err != nil {
+			return err
+		}
+		p.learner.prepared, p.learner.base, p.learner.lax = p, s.rules, filter.Rules()
+	}
 	f, err := spec.Encode(&body)
 	if err != nil {
 		return err
