@@ -1,0 +1,71 @@
+//go:build integration
+
+package test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Runs that end in unusual ways: purple notices, and says how.
+
+// connectedProfile is one with a network, which needs nothing beyond this machine.
+const connectedProfile = `name: connected
+description: x
+filesystem:
+  immutable_paths: ["/usr", {host_path: "/bin", optional: true}, {host_path: "/lib", optional: true}, {host_path: "/lib64", optional: true}]
+syscalls: {allow: ["@system-service"]}
+network: {isolated: false}
+`
+
+// attachments are the ways in which purple waits for the start of a run.
+func attachments(t *testing.T) map[string][]string {
+	connected := writeProfile(t, connectedProfile)
+	return map[string][]string{
+		"attached":            {"run", "--profile", "offline", "--", "true"},
+		"detached":            {"run", "--detach", "--profile", "offline", "--", "true"},
+		"with a network":      {"run", "--profile", connected, "--", "true"},
+		"detached, connected": {"run", "--detach", "--profile", connected, "--", "true"},
+	}
+}
+
+// waiting runs a program that must end soon. during is called once it waits.
+func waiting(t *testing.T, program string, args []string, during func()) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = t.TempDir()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	during()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if ctx.Err() != nil {
+		t.Errorf("%q still waits: %s", args, stderr.String())
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// A unit whose first process cannot be executed says nothing, and its end of
+// the socket is closed.
+func TestInitThatCannotBeExecuted(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, fmt.Sprintf("cp %s/purple %s/purple-net %s; echo '#!/nonexistent' > %s/purple-init; chmod 755 %s/purple-init", bin, bin, dir, dir, dir))
+	for name, args := range attachments(t) {
+		t.Run(name, func(t *testing.T) {
+			waiting(t, filepath.Join(dir, "purple"), args, func() {}).mustRefuse(t, 125, "systemd could not start purple-init (result exit-code, status 203)")
+		})
+	}
+}
