@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -68,4 +69,37 @@ func TestInitThatCannotBeExecuted(t *testing.T) {
 			waiting(t, filepath.Join(dir, "purple"), args, func() {}).mustRefuse(t, 125, "systemd could not start purple-init (result exit-code, status 203)")
 		})
 	}
+}
+
+// A start that has to wait may be called off before it begins: the unit is
+// never anything but inactive, and systemd keeps its end of the socket.
+func TestStopBeforeTheStart(t *testing.T) {
+	holdStartsBack(t)
+	for name, args := range attachments(t) {
+		t.Run(name, func(t *testing.T) {
+			waiting(t, filepath.Join(bin, "purple"), args, func() {
+				var unit string
+				eventually(t, "the unit waits", 20*time.Second, func() bool {
+					unit, _, _ = strings.Cut(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*'"), " ")
+					return unit != ""
+				})
+				time.Sleep(300 * time.Millisecond) // purple waits, too
+				sh(t, "systemctl stop "+unit)
+			}).mustRefuse(t, 125, "systemd has not started it")
+		})
+	}
+}
+
+// holdStartsBack keeps sandboxes from being started, by a unit that never is.
+func holdStartsBack(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		sh(t, "rm -r /run/systemd/system/purple-.service.d /run/systemd/system/held-back.service; systemctl daemon-reload; systemctl stop held-back.service")
+	})
+	sh(t, `
+mkdir -p /run/systemd/system/purple-.service.d
+printf '[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=sleep infinity\n' > /run/systemd/system/held-back.service
+printf '[Unit]\nAfter=held-back.service\n' > /run/systemd/system/purple-.service.d/held-back.conf
+systemctl daemon-reload
+systemctl start --no-block held-back.service`)
 }

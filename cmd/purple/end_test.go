@@ -26,6 +26,7 @@ func TestOutcome(t *testing.T) {
 		{"out of memory, as purple-init saw", true, &spec.Message{Kind: spec.Exited, WaitStatus: 9, OutOfMemory: true}, units.End{Result: "exit-code", Code: 1, Status: 137}, 137, journal.ReasonOOM},
 		{"out of memory", true, nil, units.End{Result: "oom-kill", Code: 2, Status: 9}, 137, journal.ReasonOOM},
 		{"purple-init not executed", false, nil, units.End{Result: "exit-code", Code: 1, Status: 203}, 125, journal.ReasonRefused},
+		{"stopped before it could start", false, nil, units.End{Result: "success"}, 125, journal.ReasonRefused},
 		{"purple-init killed", true, nil, units.End{Result: "signal", Code: 2, Status: 9}, 137, journal.ReasonKilled},
 	} {
 		if got := outcome(c.started, c.exited, ending{End: c.end}); got.status != c.want || got.reason != c.reason {

@@ -189,7 +189,7 @@ func isOpen(fd int) bool {
 
 // detach waits until the command has started, then leaves it to systemd.
 func (a *app) detach(ctx context.Context, s *session) error {
-	m, _, err := s.conn.Recv()
+	m, err := s.hear(ctx)
 	if err != nil {
 		return s.unexplained(ctx)
 	}
