@@ -93,11 +93,25 @@ func (s *session) statusError(v verdict) error {
 
 // outcome of an attached run.
 func (at *attachment) outcome() verdict {
-	v := outcome(at.started, at.exited, *at.ending)
-	if at.ended != nil && (v.reason == journal.ReasonExited || v.reason == journal.ReasonSignal) {
-		v.reason = at.ended.Reason // it knows who asked for the end
+	return withRecorded(outcome(at.started, at.exited, *at.ending), at.ended)
+}
+
+// withRecorded adds what purple-init knows and the verdict does not: who asked
+// for the end. Where systemd could not be asked, that is the timeout, too.
+func withRecorded(v verdict, ended *journal.RunEnded) verdict {
+	switch {
+	case ended == nil || v.reason != journal.ReasonExited && v.reason != journal.ReasonSignal:
+		return v
+	case ended.Reason == journal.ReasonTimeout:
+		return timedOut()
+	default:
+		v.reason = ended.Reason
+		return v
 	}
-	return v
+}
+
+func timedOut() verdict {
+	return verdict{spec.StatusTimeout, journal.ReasonTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")}
 }
 
 // What systemd's ExecMainCode may be: nothing has run, or CLD_EXITED of waitid(2).
@@ -118,7 +132,7 @@ func outcome(started bool, exited *spec.Message, end ending) verdict {
 	case end.Result == "timeout" && !started:
 		return refused("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
 	case end.Overran:
-		return verdict{spec.StatusTimeout, journal.ReasonTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")}
+		return timedOut()
 	case end.Result == "oom-kill", exited != nil && exited.OutOfMemory:
 		return verdict{spec.StatusOOM, journal.ReasonOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")}
 	case exited != nil:
