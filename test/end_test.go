@@ -118,3 +118,26 @@ func TestTimeoutWithoutTheBus(t *testing.T) {
 	})
 	r.mustRefuse(t, 124, "stopped at the timeout")
 }
+
+// The command's process may be killed in its last moment, when purple-init has
+// let it go: nothing has run then, nobody waits for a word of it, and the run ends.
+func TestKillInTheLastMomentBeforeTheCommand(t *testing.T) {
+	const stopped = `until pid=$(pgrep -nf 'purple-init comman[d]'); do sleep 0.01; done; sleep 0.5; kill -STOP $pid; echo $pid`
+	// While the lock is held purple does not let the supervisor go on.
+	sh(t, "mkdir -p /run/purple")
+	unlock, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; exec cat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"run", "--profile", writeProfile(t, connectedProfile), "--", "echo", "it has run"}
+	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
+		pid := strings.TrimSpace(sh(t, stopped))
+		unlock()
+		time.Sleep(time.Second) // what is said to it waits in its socket
+		sh(t, "kill -KILL "+pid)
+	})
+	if r.status != 137 || r.stdout != "" {
+		t.Errorf("%+v", r)
+	}
+	noUnits(t, "connected")
+}

@@ -95,7 +95,8 @@ func closeFiles(files []*os.File) {
 }
 
 // takeListener gets the listener of the command's filter and begins to answer.
-// If the command's process has ended without one, init says why.
+// If the command's process has ended without one, init says why; there is then
+// nothing to answer, and nothing to wait for at the end.
 func (s *supervisor) takeListener() error {
 	if s.calls == nil {
 		return nil
@@ -103,6 +104,8 @@ func (s *supervisor) takeListener() error {
 	defer s.listening.Close()
 	m, fds, err := s.listening.Recv()
 	if errors.Is(err, io.EOF) {
+		close(s.calls.listener)
+		s.calls = nil
 		return nil
 	}
 	if err != nil {
@@ -126,11 +129,14 @@ func (s *supervisor) takeListener() error {
 	return nil
 }
 
-// answer is the thread that answers, from the listener's arrival until every
-// process of the sandbox has ended.
+// answer is the thread that answers, from the listener's arrival, if there is
+// one, until every process of the sandbox has ended.
 func (d *deniedCalls) answer(texts [][]int) {
 	defer close(d.answered)
-	l := <-d.listener
+	l, ok := <-d.listener
+	if !ok {
+		return
+	}
 	defer l.close()
 	d.err = newAnswerer(l, texts).answerCalls(d.tally)
 	if errors.Is(d.err, errNobodyLeft) {
