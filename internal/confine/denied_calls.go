@@ -62,6 +62,7 @@ func (s *supervisor) recordSyscalls() error {
 // ptrace(2) and process_vm_readv(2) ask for in a namespace below
 // (user_namespaces(7)). No process can signal or trace it for having that uid:
 // the real and the saved one stay, and a change makes this process undumpable.
+// A process of that uid outside, not one of a sandbox, can change its scheduling.
 func becomeOwner(id spec.Identity) error {
 	const keep = ^uintptr(0) // -1 leaves an id as it is
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(id.HostUID), keep); errno != 0 {
