@@ -108,14 +108,13 @@ systemctl start --no-block held-back.service`)
 func TestTimeoutWithoutTheBus(t *testing.T) {
 	profile := writeProfile(t, "name: nobus\nextends: offline\nresources: {session_timeout_seconds: 3}\n")
 	args := []string{"run", "--profile", profile, "--", "sleep", "300"}
-	t.Cleanup(func() {
-		eventually(t, "systemd is on the bus again", time.Minute, func() bool { return call{args: []string{"ps"}}.run(t).status == 0 })
-	})
 	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
 		eventually(t, "the run", 20*time.Second, func() bool { return strings.Contains(sh(t, "systemctl list-units 'purple-nobus-*'"), "running") })
 		time.Sleep(500 * time.Millisecond) // purple has subscribed
 		sh(t, "systemctl restart dbus.service")
 	})
+	// For the tests that follow.
+	eventually(t, "systemd is on the bus again", time.Minute, func() bool { return call{args: []string{"ps"}}.run(t).status == 0 })
 	r.mustRefuse(t, 124, "stopped at the timeout")
 }
 
