@@ -43,20 +43,23 @@ func (r *Run) Wait(ctx context.Context) (End, error) {
 func (r *Run) subscribe() (ended bool, err error) {
 	object := r.m.bus.Object(managerName, r.path)
 	calls := r.m.subscribe(r.changes())
-	// Before it has begun, a unit is inactive too.
-	begun := object.Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), unitIf, "InactiveExitTimestampMonotonic")
-	state := object.Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), unitIf, "ActiveState")
-	for _, call := range append(calls, begun, state) {
-		if err := (<-call.Done).Err; err != nil {
+	asked := object.Go(propsIf+".GetAll", 0, make(chan *dbus.Call, 1), unitIf)
+	for _, call := range append(calls, asked) {
+		if err := (<-call.Done).Err; err != nil && !isAlreadySubscribed(err) {
 			return false, err
 		}
 	}
-	var since uint64
-	var now string
-	if err := errors.Join(begun.Store(&since), state.Store(&now)); err != nil {
+	var now map[string]dbus.Variant
+	if err := asked.Store(&now); err != nil {
 		return false, err
 	}
-	return since != 0 && isEnd(now), nil
+	return hasEnded(now), nil
+}
+
+// isAlreadySubscribed: this connection has waited for an end before.
+func isAlreadySubscribed(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.AlreadySubscribed"
 }
 
 // changes matches the signals of this unit.
@@ -65,6 +68,23 @@ func (r *Run) changes() string {
 }
 
 func isEnd(activeState string) bool { return activeState == "inactive" || activeState == "failed" }
+
+// hasEnded tells from a unit's properties whether it will do nothing any more.
+// Before it has begun, a unit is inactive too; it then has a job. That is gone
+// when the start was called off, and then the unit never begins.
+func hasEnded(unit map[string]dbus.Variant) bool {
+	state, _ := unit["ActiveState"].Value().(string)
+	begun, _ := unit["InactiveExitTimestampMonotonic"].Value().(uint64)
+	return state == "failed" || state == "inactive" && (begun != 0 || isWithoutJob(unit["Job"]))
+}
+
+// isWithoutJob: the property is the job's number, 0 for none, and its path.
+func isWithoutJob(property dbus.Variant) bool {
+	var id uint32
+	var path dbus.ObjectPath
+	job, _ := property.Value().([]any)
+	return dbus.Store(job, &id, &path) == nil && id == 0
+}
 
 // follow takes one signal, and tells whether it is the unit's end. Of one
 // change systemd first sends what the service says of it, then what every unit
@@ -84,10 +104,7 @@ func (r *Run) follow(s *dbus.Signal, e *End) bool {
 			*e = End{} // complete asks
 		}
 	case unitIf:
-		state, _ := changed["ActiveState"].Value().(string)
-		// That the unit was loaded and has a job is announced too.
-		begun, _ := changed["InactiveExitTimestampMonotonic"].Value().(uint64)
-		return isEnd(state) && begun != 0
+		return hasEnded(changed)
 	}
 	return false
 }

@@ -41,6 +41,33 @@ func (s *session) watchUnit(ctx context.Context) <-chan ending {
 	return ended
 }
 
+// hear waits for the next message of purple-init while the unit starts. A unit
+// that never begins sends none, and systemd keeps its end of the socket open: if
+// it is silent, its end ends the wait.
+func (s *session) hear(ctx context.Context) (spec.Message, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(silence):
+		}
+		if end := <-s.watchUnit(ctx); end.err == nil {
+			_ = unix.Shutdown(s.conn.FD(), unix.SHUT_RD) // what has arrived can still be read
+		}
+	}()
+	m, fds, err := s.conn.Recv()
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	// Two that watch would take each other's signals.
+	cancel()
+	<-watched
+	return m, err
+}
+
 // unexplained is the error when purple-init left without a message: killed, or
 // never executed.
 func (s *session) unexplained(ctx context.Context) error {
@@ -66,15 +93,32 @@ func (s *session) statusError(v verdict) error {
 
 // outcome of an attached run.
 func (at *attachment) outcome() verdict {
-	v := outcome(at.started, at.exited, *at.ending)
-	if at.ended != nil && (v.reason == journal.ReasonExited || v.reason == journal.ReasonSignal) {
-		v.reason = at.ended.Reason // it knows who asked for the end
-	}
-	return v
+	return withRecorded(outcome(at.started, at.exited, *at.ending), at.ended)
 }
 
-// codeExited is CLD_EXITED of waitid(2), as systemd's ExecMainCode has it.
-const codeExited = 1
+// withRecorded adds what purple-init knows and the verdict does not: who asked
+// for the end. Where systemd could not be asked, that is the timeout, too.
+func withRecorded(v verdict, ended *journal.RunEnded) verdict {
+	switch {
+	case ended == nil || v.reason != journal.ReasonExited && v.reason != journal.ReasonSignal:
+		return v
+	case ended.Reason == journal.ReasonTimeout:
+		return timedOut()
+	default:
+		v.reason = ended.Reason
+		return v
+	}
+}
+
+func timedOut() verdict {
+	return verdict{spec.StatusTimeout, journal.ReasonTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")}
+}
+
+// What systemd's ExecMainCode may be: nothing has run, or CLD_EXITED of waitid(2).
+const (
+	codeNone   = 0
+	codeExited = 1
+)
 
 // outcome turns both truths into a verdict, whose status is a contract:
 // purple-init's, which is exact, and systemd's, which knows the reason.
@@ -88,11 +132,13 @@ func outcome(started bool, exited *spec.Message, end ending) verdict {
 	case end.Result == "timeout" && !started:
 		return refused("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
 	case end.Overran:
-		return verdict{spec.StatusTimeout, journal.ReasonTimeout, errors.New("stopped at the timeout (resources.session_timeout_seconds)")}
+		return timedOut()
 	case end.Result == "oom-kill", exited != nil && exited.OutOfMemory:
 		return verdict{spec.StatusOOM, journal.ReasonOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")}
 	case exited != nil:
 		return exitVerdict(unix.WaitStatus(exited.WaitStatus))
+	case end.Code == codeNone:
+		return refused("systemd has not started it (result %s): it was stopped before, or `journalctl -u` has the reason", end.Result)
 	case end.Code == codeExited && end.Status >= 200:
 		return refused("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
 	case end.Code == codeExited:

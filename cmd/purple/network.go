@@ -110,7 +110,7 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	if u == nil {
 		return nil
 	}
-	m, _, err := s.conn.Recv()
+	m, err := s.hear(ctx)
 	switch {
 	case err != nil:
 		return s.unexplained(ctx)

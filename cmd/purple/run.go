@@ -109,11 +109,25 @@ type session struct {
 	learner *learner       // nil: not a learning run
 }
 
-// start asks systemd for the unit and sends the spec. The unit's standard
-// input is the control socket: a descriptor that only systemd and the unit
-// ever hold, so there is no name to connect to and no peer to check.
+// start starts the unit and gives it its network.
 func start(ctx context.Context, manager *units.Manager, p *prepared, network *uplink) (*session, error) {
 	defer network.close()
+	s, err := startUnit(ctx, manager, p, network)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.connect(ctx, network); err != nil {
+		s.conn.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// startUnit asks systemd for the unit and sends the spec. The unit's standard
+// input is the control socket: a descriptor that only systemd and the unit hold
+// from here on, so there is no name to connect to and no peer to check, and the
+// end of both is seen.
+func startUnit(ctx context.Context, manager *units.Manager, p *prepared, network *uplink) (*session, error) {
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return nil, err
@@ -128,10 +142,6 @@ func start(ctx context.Context, manager *units.Manager, p *prepared, network *up
 	if err := s.sendSpec(p); err != nil {
 		conn.Close()
 		return nil, errors.Join(err, unit.Kill(ctx))
-	}
-	if err := s.connect(ctx, network); err != nil {
-		conn.Close()
-		return nil, err
 	}
 	return s, nil
 }
@@ -187,7 +197,7 @@ func isOpen(fd int) bool {
 
 // detach waits until the command has started, then leaves it to systemd.
 func (a *app) detach(ctx context.Context, s *session) error {
-	m, _, err := s.conn.Recv()
+	m, err := s.hear(ctx)
 	if err != nil {
 		return s.unexplained(ctx)
 	}

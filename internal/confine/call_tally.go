@@ -129,9 +129,17 @@ func (t *callTally) follow(stop <-chan struct{}) {
 	}
 }
 
+// tellDue tells first what has not been told at all: the others could use up
+// the rate, each time anew, and nobody would hear of a call before the end.
 func (t *callTally) tellDue(now time.Time) {
-	for _, c := range t.counted() {
-		if t.count(c) != c.told && (c.told == 0 || now.Sub(c.when) >= countInterval) {
+	calls := t.counted()
+	for _, c := range calls {
+		if c.told == 0 {
+			t.tell(c, now)
+		}
+	}
+	for _, c := range calls {
+		if t.count(c) != c.told && now.Sub(c.when) >= countInterval {
 			t.tell(c, now)
 		}
 	}

@@ -62,6 +62,7 @@ func (s *supervisor) recordSyscalls() error {
 // ptrace(2) and process_vm_readv(2) ask for in a namespace below
 // (user_namespaces(7)). No process can signal or trace it for having that uid:
 // the real and the saved one stay, and a change makes this process undumpable.
+// A process of that uid outside, not one of a sandbox, can change its scheduling.
 func becomeOwner(id spec.Identity) error {
 	const keep = ^uintptr(0) // -1 leaves an id as it is
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(id.HostUID), keep); errno != 0 {
@@ -95,7 +96,8 @@ func closeFiles(files []*os.File) {
 }
 
 // takeListener gets the listener of the command's filter and begins to answer.
-// If the command's process has ended without one, init says why.
+// If the command's process has ended without one, init says why; there is then
+// nothing to answer, and nothing to wait for at the end.
 func (s *supervisor) takeListener() error {
 	if s.calls == nil {
 		return nil
@@ -103,6 +105,8 @@ func (s *supervisor) takeListener() error {
 	defer s.listening.Close()
 	m, fds, err := s.listening.Recv()
 	if errors.Is(err, io.EOF) {
+		close(s.calls.listener)
+		s.calls = nil
 		return nil
 	}
 	if err != nil {
@@ -126,11 +130,14 @@ func (s *supervisor) takeListener() error {
 	return nil
 }
 
-// answer is the thread that answers, from the listener's arrival until every
-// process of the sandbox has ended.
+// answer is the thread that answers, from the listener's arrival, if there is
+// one, until every process of the sandbox has ended.
 func (d *deniedCalls) answer(texts [][]int) {
 	defer close(d.answered)
-	l := <-d.listener
+	l, ok := <-d.listener
+	if !ok {
+		return
+	}
 	defer l.close()
 	d.err = newAnswerer(l, texts).answerCalls(d.tally)
 	if errors.Is(d.err, errNobodyLeft) {

@@ -187,6 +187,35 @@ func TestCallTallyIsBounded(t *testing.T) {
 	}
 }
 
+// A command that keeps every count growing does not hide the first denial of a
+// further call behind the others until the run ends.
+func TestFirstDenialIsToldAmongMany(t *testing.T) {
+	var e emitted
+	now := time.Unix(1000, 0)
+	tally := newCallTally(testRun, e.emit, now)
+	numbers := syscalls.Numbers(runtime.GOARCH)
+	further := numbers[:2*eventsPerSecond*int(countInterval/time.Second)-maxNamedCalls]
+	for range 60 {
+		for i := range maxNamedCalls {
+			tally.add(deniedBy(t, "mount", fmt.Sprint("name ", i)))
+		}
+		for _, nr := range further {
+			tally.add(&denial{nr: int32(nr)})
+		}
+		now = now.Add(time.Second)
+		tally.tellDue(now)
+	}
+	told := map[string]bool{}
+	for _, event := range e.events {
+		told[event.(journal.SyscallDenied).Syscall] = true
+	}
+	for _, nr := range further {
+		if name := callName(int32(nr)); !told[name] {
+			t.Errorf("nobody has heard of %s in a minute", name)
+		}
+	}
+}
+
 func TestRefusedCalls(t *testing.T) {
 	tally := newCallTally(testRun, (&emitted{}).emit, time.Unix(1000, 0))
 	for i := range 12 {
