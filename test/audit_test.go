@@ -75,7 +75,7 @@ func parseLines(t *testing.T, text string) []entry {
 // Those of the supervisor have the unit as their sender's.
 func journalOf(t *testing.T, unit string) []entry {
 	t.Helper()
-	events := parseLines(t, sh(t, "journalctl --sync; journalctl --no-pager --all -o json -u "+unit))
+	events := parseLines(t, sh(t, "journalctl --sync; "+journalctlJSON+"-u "+unit))
 	events = slices.DeleteFunc(events, func(e entry) bool { return e["MESSAGE_ID"] == nil || e["PURPLE_EVENT"] == nil })
 	for _, e := range events {
 		if e.text("_UID") != "0" || e.text("_TRANSPORT") != "journal" || e.text("PURPLE_UNIT") != unit || e.text("PRIORITY") != "4" {

@@ -40,7 +40,7 @@ type denials struct {
 func auditEvents(t *testing.T, unit, name string) []map[string]string {
 	t.Helper()
 	var events []map[string]string
-	for line := range strings.Lines(sh(t, "journalctl --sync; journalctl -o json --all -u "+unit+" "+fieldEvent+"="+name)) {
+	for line := range strings.Lines(sh(t, "journalctl --sync; "+journalctlJSON+"-u "+unit+" "+fieldEvent+"="+name)) {
 		var entry map[string]any
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("%v: %s", err, line)

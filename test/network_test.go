@@ -862,7 +862,7 @@ const (
 func deniedCount(t *testing.T, unit, protocol, address, port string) int {
 	t.Helper()
 	total := 0
-	for line := range strings.Lines(sh(t, "journalctl -o json -u "+unit)) {
+	for line := range strings.Lines(sh(t, journalctlJSON+"-u "+unit)) {
 		var event map[string]any
 		if err := json.Unmarshal([]byte(line), &event); err != nil {
 			t.Fatalf("%v: %s", err, line)

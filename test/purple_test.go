@@ -174,6 +174,10 @@ func outside[T any](t *testing.T, args ...string) T {
 }
 
 // sh runs a command of the host's and gives what it prints.
+// journalctlJSON is without what journalctl says beside: it warns of a file that
+// journald is just making, and a run whose output is in the journal has one.
+const journalctlJSON = "2>/dev/null journalctl --no-pager --all -o json "
+
 func sh(t *testing.T, script string) string {
 	t.Helper()
 	// Not the test's context, which has ended when a Cleanup runs.
