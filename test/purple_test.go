@@ -173,11 +173,11 @@ func outside[T any](t *testing.T, args ...string) T {
 	return decode[T](t, result{stdout: string(out)})
 }
 
-// sh runs a command of the host's and gives what it prints.
 // journalctlJSON is without what journalctl says beside: it warns of a file that
 // journald is just making, and a run whose output is in the journal has one.
 const journalctlJSON = "2>/dev/null journalctl --no-pager --all -o json "
 
+// sh runs a command of the host's and gives what it prints.
 func sh(t *testing.T, script string) string {
 	t.Helper()
 	// Not the test's context, which has ended when a Cleanup runs.
