@@ -80,7 +80,7 @@ func TestStopBeforeTheStart(t *testing.T) {
 			waiting(t, filepath.Join(bin, "purple"), args, func() {
 				var unit string
 				eventually(t, "the unit waits", 20*time.Second, func() bool {
-					unit, _, _ = strings.Cut(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*'"), " ")
+					unit, _, _ = strings.Cut(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*-????????.service'"), " ")
 					return unit != ""
 				})
 				time.Sleep(300 * time.Millisecond) // purple waits, too
