@@ -79,7 +79,7 @@ func TestStopBeforeTheStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			waiting(t, filepath.Join(bin, "purple"), args, func() {
 				var unit string
-				eventually(t, "the unit waits", 20*time.Second, func() bool {
+				eventually(t, "the unit waits", time.Minute, func() bool {
 					unit, _, _ = strings.Cut(sh(t, "systemctl list-units --all --plain --no-legend 'purple-*-????????.service'"), " ")
 					return unit != ""
 				})
@@ -109,7 +109,7 @@ func TestTimeoutWithoutTheBus(t *testing.T) {
 	profile := writeProfile(t, "name: nobus\nextends: offline\nresources: {session_timeout_seconds: 3}\n")
 	args := []string{"run", "--profile", profile, "--", "sleep", "300"}
 	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
-		eventually(t, "the run", 20*time.Second, func() bool { return strings.Contains(sh(t, "systemctl list-units 'purple-nobus-*'"), "running") })
+		eventually(t, "the run", time.Minute, func() bool { return strings.Contains(sh(t, "systemctl list-units 'purple-nobus-*'"), "running") })
 		time.Sleep(500 * time.Millisecond) // purple has subscribed
 		sh(t, "systemctl restart dbus.service")
 	})

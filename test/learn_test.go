@@ -190,7 +190,7 @@ func TestLearningRunIsShownAsSuch(t *testing.T) {
 		done <- r
 	}()
 	var unit string
-	eventually(t, "a run", 20*time.Second, func() bool {
+	eventually(t, "a run", time.Minute, func() bool {
 		for name, run := range managed(t, "ps") {
 			if run.Learning && run.State == "active" {
 				unit = name
