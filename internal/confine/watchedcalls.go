@@ -251,6 +251,10 @@ func watchProgram(slots int, dev, ino uint64) []byte {
 	a.load32(r1, fp, onTGID)
 	a.jumpIf(unix.BPF_JEQ, r1, 1, "out") // the sandbox's init
 
+	// The helper of Linux 6.1 leaves what is behind the name's end as it was.
+	a.set(r1, 0)
+	a.store(fp, onComm, r1)
+	a.store(fp, onComm+8, r1)
 	a.address(r1, fp, onComm)
 	a.set(r2, sizeOfAComm)
 	a.call(helperComm)
@@ -261,7 +265,8 @@ func watchProgram(slots int, dev, ino uint64) []byte {
 	a.lookup(slots, r1, onKey)
 	a.load(r1, r0, atCount)
 	a.jumpIf(unix.BPF_JNE, r1, 0, "armed")
-	a.jumpIf(unix.BPF_JEQ, r7, int32(binary.LittleEndian.Uint32(own[:])), "out")
+	a.load32(r2, fp, onComm) // the name, with the zero byte behind it
+	a.jumpIf(unix.BPF_JEQ, r2, int32(binary.LittleEndian.Uint32(own[:])), "out")
 	a.set(r1, 1)
 	a.store(r0, atCount, r1)
 
