@@ -48,15 +48,7 @@ type reader struct {
 }
 
 func (r *reader) run() Run {
-	return Run{Unit: r.text(FieldUnit), Profile: r.text(FieldProfile), RunID: r.text(FieldRunID), Learning: r.learning()}
-}
-
-func (r *reader) learning() bool {
-	value, ok := r.fields[FieldLearning]
-	if ok && value != "1" {
-		r.fail(FieldLearning, fmt.Errorf("%q is not 1", value))
-	}
-	return ok
+	return Run{Unit: r.text(FieldUnit), Profile: r.text(FieldProfile), RunID: r.text(FieldRunID)}
 }
 
 func (r *reader) connectionDenied() Event {

@@ -25,7 +25,6 @@ const (
 	FieldUnit         = "PURPLE_UNIT"
 	FieldProfile      = "PURPLE_PROFILE"
 	FieldRunID        = "PURPLE_RUN_ID"
-	FieldLearning     = "PURPLE_LEARNING"
 	FieldProtocol     = "PURPLE_PROTOCOL"
 	FieldSource       = "PURPLE_SOURCE"
 	FieldDestination  = "PURPLE_DESTINATION"
@@ -76,16 +75,10 @@ type Run struct {
 	Unit    string // "purple-web-0123abcd.service"
 	Profile string
 	RunID   string // "0123abcd"
-	// Learning: system calls that the profile does not name were let through.
-	Learning bool
 }
 
 func (r Run) fields() []Field {
-	fields := []Field{{FieldUnit, r.Unit}, {FieldProfile, r.Profile}, {FieldRunID, r.RunID}}
-	if r.Learning {
-		fields = append(fields, Field{FieldLearning, "1"})
-	}
-	return fields
+	return []Field{{FieldUnit, r.Unit}, {FieldProfile, r.Profile}, {FieldRunID, r.RunID}}
 }
 
 // ConnectionDenied is what the network rules have refused to one destination,

@@ -138,11 +138,7 @@ func (e RunStarted) own() []Field {
 const mostCommandText = 160
 
 func (e RunStarted) message() string {
-	how := "Started under the profile"
-	if e.Learning {
-		how = "Started to learn which system calls it makes, NOT confined to those of the profile"
-	}
-	return fmt.Sprintf("%s %s: %s; limits: %s", how, e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
+	return fmt.Sprintf("Started under the profile %s: %s; limits: %s", e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
 }
 
 // Limit is a kind of limit.
@@ -311,9 +307,6 @@ func (e RunEnded) own() []Field {
 
 func (e RunEnded) message() string {
 	text := e.outcome()
-	if e.Learning {
-		text = "Learning run: " + text
-	}
 	if e.Wall.Known {
 		text += " after " + duration(e.Wall.N)
 	}

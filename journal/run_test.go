@@ -23,12 +23,10 @@ var (
 		Reached: Reached{Limits: "memory cpu", OOMKills: Known(1), Throttled: Known(9), ThrottledTime: Known(12345)},
 		Denials: Denials{Connections: Known(3), Syscalls: Known(14)}, LogLost: Known(2),
 	}
-	learning     = Run{Unit: run.Unit, Profile: run.Profile, RunID: run.RunID, Learning: true}
 	lifeExamples = []Event{
 		started, RunStarted{Run: run, PolicyHash: hash},
 		LimitReached{Run: run, Limit: LimitMemory, Value: 256 << 20, Count: Known(1)},
 		LimitReached{Run: run, Limit: LimitTime, Value: 2e6},
-		RunStarted{Run: learning, PolicyHash: hash}, RunEnded{Run: learning, PolicyHash: hash, Reason: ReasonExited},
 		ended, RunEnded{Run: run, PolicyHash: hash, Reason: ReasonExited},
 		LogFailed{Run: run, Path: "/var/log/x\n", Error: "no space left on device"},
 	}
@@ -37,9 +35,6 @@ var (
 // optional tells whether an event may lack a field: an amount that is not
 // known, a signal or an error that there was not.
 func optional(e Event, name string) bool {
-	if name == FieldLearning {
-		return true
-	}
 	switch e.(type) {
 	case RunStarted:
 		return strings.HasPrefix(name, FieldLimit+"_") || name == FieldProfileFile
@@ -64,8 +59,6 @@ func TestMessagesOfARun(t *testing.T) {
 	for want, e := range map[string]Event{
 		`Started under the profile web: sh -c $'a\nMESSAGE=forged'; limits: memory 256M, 64 tasks, 50% CPU, IO 1.9M/s, time 1h0m0s`: started,
 		`Started under the profile web: sh -c $'a\nMESSAGE=forged'; limits: none`:                                                   unlimited,
-		"Started to learn which system calls it makes, NOT confined to those of the profile web: x; limits: none":                   RunStarted{Run: learning, Command: "x"},
-		"Learning run: Ended with status 0":       RunEnded{Run: learning, Reason: ReasonExited},
 		"Out of memory: the limit is 256M":        LimitReached{Limit: LimitMemory, Value: 256 << 20},
 		"Reached the limit of 64 tasks":           LimitReached{Limit: LimitTasks, Value: 64},
 		"Throttled: the limit is 12.5% CPU":       LimitReached{Limit: LimitCPU, Value: 125_000},
@@ -94,7 +87,6 @@ func TestFromFieldsRefusesOfARun(t *testing.T) {
 		{started, FieldPolicyHash, strings.Repeat("A", 64), "is no SHA-256"},
 		{started, FieldPolicyHash, "", "is no SHA-256"},
 		{started, FieldLimitMemory, "infinity", FieldLimitMemory},
-		{started, FieldLearning, "0", "is not 1"},
 		{ended, FieldReason, "bored\x1b[2J", "is not known"},
 		{ended, FieldStatus, "256", "out of range"},
 		{ended, FieldSignal, "0", "is no signal"},

@@ -70,9 +70,6 @@ var defaultDeny = []string{
 	"vhangup",
 }
 
-// DefaultDeny are the rules that stand where a profile names no calls.
-func DefaultDeny() []SyscallRule { return defaultRules(defaultDeny, "syscalls.deny") }
-
 // fillSyscalls adds the default lists. The default allow list stands for one
 // that the profile does not have. The default deny list goes with it, and a
 // profile that extends one with the default list keeps it: a deny survives.

@@ -50,7 +50,6 @@ type managedRun struct {
 	Denials     *uint64  `json:"denials"`
 	Command     string   `json:"command"`
 	CPUPercent  *float64 `json:"cpu_percent"`
-	Learning    bool     `json:"learning"`
 }
 
 func managed(t *testing.T, args ...string) map[string]managedRun {

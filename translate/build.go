@@ -32,7 +32,6 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 		Profile:               p.Name,
 		RunID:                 c.RunID,
 		Detach:                c.Detach,
-		Learning:              c.Learning,
 		ManagerNamespaces:     h.ManagerNamespaces,
 		Hostname:              hostname,
 		Terminal:              c.Terminal,

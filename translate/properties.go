@@ -53,18 +53,11 @@ func textOf(value any) string {
 // has ended.
 const stopTimeoutUSec = uint64(10_000_000)
 
-// LearningDescription is how a learning run's Description= begins: it must not
-// look like a run that the profile confines in all.
-const LearningDescription = "Purple learning run, system calls not confined"
-
 // rows are all properties that Purple sets. What it does not set has systemd's
 // default, which an administrator's drop-in may change.
 var rows = []row{
 	{name: "Description", why: "what systemctl status shows", value: func(b *builder) (any, []string) {
 		text := "Purple sandbox (" + b.p.Name + ")"
-		if b.c.Learning {
-			text = LearningDescription + " (" + b.p.Name + ")"
-		}
 		return text, []string{escapeSpecifiers(text)}
 	}},
 	{name: "Slice", why: "one place for all sandboxes", value: fixed("purple.slice")},

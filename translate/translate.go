@@ -20,7 +20,6 @@ type Command struct {
 	RunID     string            // 8 hex digits
 	Invoker   Invoker
 	Detach    bool
-	Learning  bool // only `purple learn` asks for it, no policy can; the filter is then another
 	Terminal  [3]bool
 	Winsize   [4]uint16
 	InitPath  string // purple-init, absolute

@@ -77,7 +77,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root.PersistentFlags().VarP(a.levels, "log", "l", "what purple says of its own work on standard error: error, warn, info, debug, trace; info,units=trace for one subsystem")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
 	root.AddCommand(
-		newProfileCommand(a), newPlanCommand(a), newRunCommand(a), newLearnCommand(a),
+		newProfileCommand(a), newPlanCommand(a), newRunCommand(a),
 		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newStopCommand(a),
 	)
 	return root

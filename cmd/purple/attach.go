@@ -161,7 +161,6 @@ func (at *attachment) handle(e event) error {
 	switch e.m.Kind {
 	case spec.Started:
 		at.started = true
-		at.learner.begin()
 		if len(e.fds) == 1 {
 			return at.relay.start(e.fds[0])
 		}
@@ -176,8 +175,6 @@ func (at *attachment) handle(e event) error {
 		if e.m.DeniedCalls != nil {
 			at.calls = e.m.DeniedCalls
 		}
-	case spec.Taught:
-		at.learner.take(e.m.Learnt)
 	case spec.Ended:
 		return at.readEnd(e.m.Event)
 	case spec.Failed:

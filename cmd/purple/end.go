@@ -187,7 +187,7 @@ func (at *attachment) recordKilled(end verdict) error {
 	defer writer.Close()
 	s := &at.plan.Spec
 	return writer.SendAbout(s.Unit, journal.RunEnded{
-		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning},
+		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID},
 		PolicyHash: s.PolicyHash, Reason: end.reason, Status: uint8(end.status),
 	})
 }

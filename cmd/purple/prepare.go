@@ -24,7 +24,7 @@ import (
 // defaultProfile is what run and plan use when none is named.
 const defaultProfile = "ai-dev-safe"
 
-// request is what the command line of run, learn and plan asks for.
+// request is what the command line of run and plan asks for.
 type request struct {
 	profile   string
 	workspace string
@@ -36,8 +36,7 @@ type request struct {
 	terminal [3]bool
 	winsize  [4]uint16
 
-	planOnly bool     // nothing will be started
-	learner  *learner // of `purple learn`; nil: the policy's system calls are enforced
+	planOnly bool // nothing will be started
 }
 
 func (r *request) addFlags(cmd *cobra.Command) {
@@ -51,12 +50,10 @@ func (r *request) addFlags(cmd *cobra.Command) {
 
 // prepared is a plan and the filter that is being compiled for it.
 type prepared struct {
-	policy  *policies.Policy
 	plan    *translate.Plan
 	filter  func() (*seccomp.Program, error)
 	invoker translate.Invoker
 	log     *os.File // of audit.log_path; nil: none
-	learner *learner
 }
 
 // program is the filter as it will be loaded.
@@ -84,10 +81,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 		return nil, err
 	}
 	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
-	if err := req.learner.accept(policy); err != nil {
-		return nil, err
-	}
-	filter := compileFilter(policy, req.learner)
+	filter := compileFilter(policy)
 	command, err := a.command(req)
 	if err != nil {
 		return nil, err
@@ -112,7 +106,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}
-	return &prepared{policy: policy, plan: plan, filter: filter, invoker: command.Invoker, learner: req.learner}, nil
+	return &prepared{plan: plan, filter: filter, invoker: command.Invoker}, nil
 }
 
 // probe examines what the plan depends on, of the network only where one is
@@ -131,18 +125,8 @@ func probe(policy *policies.Policy, command translate.Command) (host.Facts, erro
 }
 
 // compileFilter compiles beside everything else; the result is waited for.
-// Only for a learner it lets more pass than the policy does.
-func compileFilter(policy *policies.Policy, l *learner) func() (*seccomp.Program, error) {
-	return meanwhile(func() (*seccomp.Program, error) {
-		calls := policy.Syscalls
-		if l != nil {
-			var err error
-			if calls, err = seccomp.Learning(calls, seccomp.NativeArch); err != nil {
-				return nil, err
-			}
-		}
-		return seccomp.Compile(calls, seccomp.NativeArch)
-	})
+func compileFilter(policy *policies.Policy) func() (*seccomp.Program, error) {
+	return meanwhile(func() (*seccomp.Program, error) { return seccomp.Compile(policy.Syscalls, seccomp.NativeArch) })
 }
 
 // meanwhile begins f in a goroutine, and returns what waits for its result.
@@ -165,7 +149,6 @@ func (a *app) command(req request) (translate.Command, error) {
 	c := translate.Command{
 		RunID:    runID(),
 		Detach:   req.detach,
-		Learning: req.learner != nil,
 		Terminal: req.terminal,
 		Winsize:  req.winsize,
 		Environ:  environ(),

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/purple-sandbox/purple/journal"
-	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
 )
@@ -43,28 +42,18 @@ type shownRun struct {
 	MemoryLimit *uint64    `json:"memory_limit_bytes"`
 	Tasks       *uint64    `json:"tasks"`
 	TasksLimit  *uint64    `json:"tasks_limit"`
-	Learning    bool       `json:"learning"`
 }
 
 func showRun(r units.Info) shownRun {
 	shown := shownRun{
 		Unit: r.Unit, Profile: r.Profile, RunID: r.RunID, State: r.State, MainPID: r.MainPID, CPUNSec: r.CPUNSec,
-		Learning: strings.HasPrefix(r.Description, translate.LearningDescription),
-		Memory:   r.Memory, MemoryLimit: r.MemoryMax, Tasks: r.Tasks, TasksLimit: r.TasksMax,
+		Memory: r.Memory, MemoryLimit: r.MemoryMax, Tasks: r.Tasks, TasksLimit: r.TasksMax,
 	}
 	if !r.Since.IsZero() {
 		since := r.Since.UTC()
 		shown.Since = &since
 	}
 	return shown
-}
-
-// profileText is the profile for a table.
-func (r shownRun) profileText() string {
-	if r.Learning {
-		return r.Profile + " (learning)"
-	}
-	return r.Profile
 }
 
 // listedRun is one element of `purple ps --json`.
@@ -151,7 +140,7 @@ func psTable(runs []listedRun, now time.Time) []string {
 			command = strings.TrimSpace("(" + r.State + ") " + command)
 		}
 		rows = append(rows, []string{
-			r.Unit, r.profileText(), sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
+			r.Unit, r.Profile, sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
 			orDash(countText, r.Tasks), orDash(countText, r.Denials), command,
 		})
 	}

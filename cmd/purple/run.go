@@ -101,12 +101,11 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 
 // session is a started unit and this end of its control socket.
 type session struct {
-	plan    *translate.Plan
-	unit    *units.Run
-	conn    *spec.Conn
-	rules   *seccomp.Rules // of the filter; once the spec is sent
-	log     *slog.Logger   // of what purple-init says
-	learner *learner       // nil: not a learning run
+	plan  *translate.Plan
+	unit  *units.Run
+	conn  *spec.Conn
+	rules *seccomp.Rules // of the filter; once the spec is sent
+	log   *slog.Logger   // of what purple-init says
 }
 
 // start starts the unit and gives it its network.
@@ -138,7 +137,7 @@ func startUnit(ctx context.Context, manager *units.Manager, p *prepared, network
 		conn.Close()
 		return nil, err
 	}
-	s := &session{plan: p.plan, unit: unit, conn: conn, learner: p.learner}
+	s := &session{plan: p.plan, unit: unit, conn: conn}
 	if err := s.sendSpec(p); err != nil {
 		conn.Close()
 		return nil, errors.Join(err, unit.Kill(ctx))
@@ -156,13 +155,6 @@ func (s *session) sendSpec(p *prepared) error {
 	}
 	s.rules = filter.Rules()
 	body.Filter = filter.Bytes()
-	if p.learner != nil {
-		// What is explained is the profile that it is learnt under.
-		if s.rules, err = seccomp.Resolve(p.policy.Syscalls, seccomp.NativeArch); err != nil {
-			return err
-		}
-		p.learner.prepared, p.learner.base, p.learner.lax = p, s.rules, filter.Rules()
-	}
 	f, err := spec.Encode(&body)
 	if err != nil {
 		return err

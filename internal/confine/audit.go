@@ -39,7 +39,7 @@ func openAudit(s *spec.Spec, log int) (*audit, error) {
 }
 
 func runOf(s *spec.Spec) journal.Run {
-	return journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning}
+	return journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID}
 }
 
 // emit writes an event to both. An error means that it is not in the journal;

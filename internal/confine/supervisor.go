@@ -33,10 +33,9 @@ type supervisor struct {
 	initPID   int
 	listening *spec.Conn // on which the filter's listener comes
 
-	audit    *audit        // nil: nothing is recorded
-	denied   *denials      // nil: denied connections are not
-	calls    *deniedCalls  // nil: denied system calls are not, the kernel answers them
-	watched  *watchedCalls // nil: not a learning run
+	audit    *audit       // nil: nothing is recorded
+	denied   *denials     // nil: denied connections are not
+	calls    *deniedCalls // nil: denied system calls are not, the kernel answers them
 	accounts *accounts
 	limits   *limitWatch
 
@@ -84,9 +83,6 @@ func (s *supervisor) run() (int, error) {
 	}
 	if err := s.recordSyscalls(); err != nil {
 		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
-	}
-	if err := s.watchCalls(); err != nil {
-		return 0, &StepError{Step: "watch the system calls", Err: err, Status: spec.StatusRefused}
 	}
 	s.surviveOOM()
 	if err := checkLimits(s.spec.Checks); err != nil {
@@ -475,7 +471,6 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
-		s.tellLearnt()
 		s.limits.finish(e.m.Threads)
 		s.ended(ws, wall, s.reportDenials())
 		return spec.ExitStatus(ws), true, nil

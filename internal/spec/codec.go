@@ -178,7 +178,6 @@ func specLayout(c *codec, s *Spec) {
 	c.number(&s.NetworkNamespace)
 	c.flag(&s.RecordDenied)
 	c.flag(&s.RecordSyscalls)
-	c.flag(&s.Learning)
 	list(c, &s.Published, integer[uint16])
 	integer(c, &s.UnprivilegedPortStart)
 	list(c, &s.Rlimits, rlimitLayout)
@@ -248,7 +247,6 @@ func messageLayout(c *codec, m *Message) {
 	integer(c, &m.Status)
 	optional(c, &m.Denied, deniedLayout)
 	optional(c, &m.DeniedCalls, deniedCallsLayout)
-	optional(c, &m.Learnt, learntLayout)
 	list(c, &m.Event, func(c *codec, f *Field) {
 		text(c, &f.Name)
 		text(c, &f.Value)
@@ -292,14 +290,4 @@ func deniedCallsLayout(c *codec, d *DeniedCalls) {
 		c.number(&r.Count)
 	})
 	c.number(&d.More)
-}
-
-func learntLayout(c *codec, l *Learnt) {
-	c.number(&l.Of)
-	list(c, &l.Calls, func(c *codec, call *LearntCall) {
-		integer(c, &call.Nr)
-		c.number(&call.Count)
-		c.number(&call.First)
-		list(c, &call.Comms, text[string])
-	})
 }

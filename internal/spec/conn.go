@@ -31,7 +31,6 @@ const (
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
 	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
-	Taught  MessageKind = "taught"  // up, after Exited: Learnt is the calls that a learning run has made, or a part of them
 	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
@@ -52,7 +51,6 @@ type Message struct {
 	Status      int // exit status that goes with Failed
 	Denied      *Denied
 	DeniedCalls *DeniedCalls
-	Learnt      *Learnt
 	Event       []Field // as package journal has them, with Ended
 }
 
@@ -74,28 +72,6 @@ type RefusedCall struct {
 	Errno string    // what was answered: "EPERM"
 	Count uint64
 }
-
-// Learnt is a part of the system calls that a learning run has made, of those that passed its filter.
-type Learnt struct {
-	Of    uint64 // how many there are in all parts
-	Calls []LearntCall
-}
-
-// LearntCall is one of them.
-type LearntCall struct {
-	Nr    uint32
-	Count uint64
-	First uint64 // when it was seen first, in microseconds after the command's start
-	// Comms are the names of the first processes that made it, escaped, at most
-	// MaxLearntComms; then there may be more.
-	Comms []string
-}
-
-// The most that a message has of what was learnt, and a call of names.
-const (
-	MaxLearntCalls = 32
-	MaxLearntComms = 3
-)
 
 // MaxRefusedCalls is how many calls a message names.
 const MaxRefusedCalls = 8

@@ -4,7 +4,7 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 6
+const Version = 5
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -43,9 +43,6 @@ type Spec struct {
 	// RecordSyscalls: Filter notifies of what it denies, and the supervisor
 	// answers and records it.
 	RecordSyscalls bool
-	// Learning: Filter lets calls pass that the policy does not name, and the
-	// supervisor counts all that pass.
-	Learning bool
 	// Published are the ports of the sandbox, one for each listening socket
 	// that comes with the message Connected.
 	Published []uint16
