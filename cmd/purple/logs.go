@@ -37,22 +37,15 @@ the output can change that word: what would steer a terminal is printed as \x1b.
 }
 
 func (a *app) logs(ctx context.Context, arg string, follow bool) error {
-	if err := checkRunName(arg); err != nil {
-		return err
-	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	manager, runs, err := running(ctx)
+	manager, unit, runs, err := findRun(ctx, arg)
 	if err != nil {
 		return err
 	}
 	defer manager.Close()
-	unit, err := findLogged(ctx, arg, unitNames(runs))
-	if err != nil {
-		return err
-	}
 	l := &logPrinter{app: a, unit: unit}
-	if follow && slices.Contains(unitNames(runs), unit) {
+	if follow && runs {
 		err = l.follow(ctx, manager)
 	} else {
 		err = readJournal(ctx, l.print, unitMatches(unit)...)
@@ -64,6 +57,23 @@ func (a *app) logs(ctx context.Context, arg string, follow bool) error {
 		err = fmt.Errorf("cannot find anything of %s in the journal%s", unit, permissionHint())
 	}
 	return err
+}
+
+// findRun finds the unit that arg names, whether it runs or has run. The manager
+// is the caller's to close.
+func findRun(ctx context.Context, arg string) (manager *units.Manager, unit string, runs bool, err error) {
+	if err := checkRunName(arg); err != nil {
+		return nil, "", false, err
+	}
+	manager, list, err := running(ctx)
+	if err != nil {
+		return nil, "", false, err
+	}
+	names := unitNames(list)
+	if unit, err = findLogged(ctx, arg, names); err != nil {
+		return nil, "", false, errors.Join(err, manager.Close())
+	}
+	return manager, unit, slices.Contains(names, unit), nil
 }
 
 // findLogged looks among what runs, then among what the journal remembers.

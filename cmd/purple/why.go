@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/purple-sandbox/purple/journal"
 	"github.com/spf13/cobra"
@@ -30,18 +29,11 @@ it is now: if it has changed since the start of the run, that is said.`,
 }
 
 func (a *app) why(ctx context.Context, arg string) error {
-	if err := checkRunName(arg); err != nil {
-		return err
-	}
-	manager, runs, err := running(ctx)
+	manager, unit, runs, err := findRun(ctx, arg)
 	if err != nil {
 		return err
 	}
 	defer manager.Close()
-	unit, err := findLogged(ctx, arg, unitNames(runs))
-	if err != nil {
-		return err
-	}
 	syncJournal(ctx)
 	record, err := readRecord(ctx, unit)
 	if err != nil {
@@ -50,7 +42,7 @@ func (a *app) why(ctx context.Context, arg string) error {
 	if record.history.IsEmpty() {
 		return fmt.Errorf("cannot tell anything of %s: the journal has no event of it, as with `audit.enabled: false`%s", unit, permissionHint())
 	}
-	record.running = slices.Contains(unitNames(runs), unit)
+	record.running = runs
 	report := newReport(record, a.profileOf(record))
 	if a.json {
 		return printJSON(a.stdout, report)
