@@ -55,11 +55,10 @@ func integer[T ~int | ~int32 | ~uint16 | ~uint32](c *codec, v *T) {
 }
 
 func (c *codec) flag(v *bool) {
-	var n uint8
+	var wide uint64
 	if *v {
-		n = 1
+		wide = 1
 	}
-	wide := uint64(n)
 	c.number(&wide)
 	if wide > 1 {
 		c.fail(fmt.Errorf("%d is neither true nor false", wide))
