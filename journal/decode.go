@@ -24,6 +24,14 @@ func FromFields(fields map[string]string) (Event, error) {
 		e = r.syscallDenied()
 	case SyscallsDeniedID:
 		e = r.syscallsDenied()
+	case PathDeniedID:
+		e = r.pathDenied()
+	case PathsDeniedID:
+		e = r.pathsDenied()
+	case CapabilityDeniedID:
+		e = r.capabilityDenied()
+	case CapabilitiesDeniedID:
+		e = r.capabilitiesDenied()
 	case RunStartedID:
 		e = r.runStarted()
 	case LimitReachedID:
@@ -48,7 +56,15 @@ type reader struct {
 }
 
 func (r *reader) run() Run {
-	return Run{Unit: r.text(FieldUnit), Profile: r.text(FieldProfile), RunID: r.text(FieldRunID)}
+	return Run{Unit: r.text(FieldUnit), Profile: r.text(FieldProfile), RunID: r.text(FieldRunID), Learning: r.learning()}
+}
+
+func (r *reader) learning() bool {
+	value, ok := r.fields[FieldLearning]
+	if ok && value != "1" {
+		r.fail(FieldLearning, fmt.Errorf("%q is not 1", value))
+	}
+	return ok
 }
 
 func (r *reader) connectionDenied() Event {

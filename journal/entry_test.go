@@ -55,7 +55,15 @@ func TestTally(t *testing.T) {
 		t.Errorf("after the end of the network's %d", n)
 	}
 	tally.Add(run.Unit, callsSummary)
-	if n := tally.Denials(run.Unit); n != summary.Total+callsSummary.Total {
+	for _, e := range []Event{pathDenied, withoutPorts} {
+		tally.Add(run.Unit, e)
+	}
+	if n := tally.Denials(run.Unit); n != summary.Total+callsSummary.Total+pathDenied.Count+withoutPorts.Count {
+		t.Errorf("%d with what has no total yet", n)
+	}
+	tally.Add(run.Unit, pathsSummary)
+	tally.Add(run.Unit, wantedSummary)
+	if n := tally.Denials(run.Unit); n != summary.Total+callsSummary.Total+pathsSummary.Total+wantedSummary.Total {
 		t.Errorf("after the end %d", n)
 	}
 }

@@ -25,6 +25,7 @@ const (
 	FieldUnit         = "PURPLE_UNIT"
 	FieldProfile      = "PURPLE_PROFILE"
 	FieldRunID        = "PURPLE_RUN_ID"
+	FieldLearning     = "PURPLE_LEARNING"
 	FieldProtocol     = "PURPLE_PROTOCOL"
 	FieldSource       = "PURPLE_SOURCE"
 	FieldDestination  = "PURPLE_DESTINATION"
@@ -49,6 +50,9 @@ const (
 	// FieldObjectUnit is the unit that a message is about, where its sender is
 	// of another.
 	FieldObjectUnit = "OBJECT_SYSTEMD_UNIT"
+	// FieldUserUnit is the same for a unit of a user manager. journald lets any
+	// process write it; it counts from one of that user.
+	FieldUserUnit = "USER_UNIT"
 )
 
 const (
@@ -75,10 +79,16 @@ type Run struct {
 	Unit    string // "purple-web-0123abcd.service"
 	Profile string
 	RunID   string // "0123abcd"
+	// Learning: system calls that the profile does not name were let through.
+	Learning bool
 }
 
 func (r Run) fields() []Field {
-	return []Field{{FieldUnit, r.Unit}, {FieldProfile, r.Profile}, {FieldRunID, r.RunID}}
+	fields := []Field{{FieldUnit, r.Unit}, {FieldProfile, r.Profile}, {FieldRunID, r.RunID}}
+	if r.Learning {
+		fields = append(fields, Field{FieldLearning, "1"})
+	}
+	return fields
 }
 
 // ConnectionDenied is what the network rules have refused to one destination,

@@ -6,16 +6,19 @@ type History struct {
 	Started *RunStarted
 	Ended   *RunEnded
 	Limits  []LimitReached
-	// Calls and Connections are the last event of each that is counted apart,
+	// Calls, Connections, Paths and Capabilities are the last event of each that is counted apart,
 	// in the order in which they came first.
-	Calls       []SyscallDenied
-	Connections []ConnectionDenied
-	// CallsTotal and ConnectionsTotal have the exact totals of a run that has
-	// ended.
-	CallsTotal       *SyscallsDenied
-	ConnectionsTotal *DenialsSummary
+	Calls        []SyscallDenied
+	Connections  []ConnectionDenied
+	Paths        []PathDenied
+	Capabilities []CapabilityDenied
+	// The totals are exact, of a run that has ended.
+	CallsTotal        *SyscallsDenied
+	ConnectionsTotal  *DenialsSummary
+	PathsTotal        *PathsDenied
+	CapabilitiesTotal *CapabilitiesDenied
 
-	calls, connections map[string]int // where each is
+	calls, connections, paths, capabilities map[string]int // where each is
 }
 
 // Add adds one event.
@@ -35,6 +38,14 @@ func (h *History) Add(e Event) {
 		h.Connections, h.connections = replaced(h.Connections, h.connections, e.Flow(), e)
 	case DenialsSummary:
 		h.ConnectionsTotal = &e
+	case PathDenied:
+		h.Paths, h.paths = replaced(h.Paths, h.paths, e.key(), e)
+	case PathsDenied:
+		h.PathsTotal = &e
+	case CapabilityDenied:
+		h.Capabilities, h.capabilities = replaced(h.Capabilities, h.capabilities, e.key(), e)
+	case CapabilitiesDenied:
+		h.CapabilitiesTotal = &e
 	}
 }
 
@@ -54,5 +65,6 @@ func replaced[E Event](list []E, places map[string]int, key string, e E) ([]E, m
 // IsEmpty tells whether nothing was added that History knows.
 func (h *History) IsEmpty() bool {
 	return h.Started == nil && h.Ended == nil && h.Limits == nil && h.Calls == nil && h.Connections == nil &&
-		h.CallsTotal == nil && h.ConnectionsTotal == nil
+		h.Paths == nil && h.Capabilities == nil &&
+		h.CallsTotal == nil && h.ConnectionsTotal == nil && h.PathsTotal == nil && h.CapabilitiesTotal == nil
 }

@@ -36,10 +36,17 @@ func mounted(count uint64) SyscallDenied {
 var (
 	forged       = SyscallDenied{Run: run, Syscall: "ptrace", Arguments: `path="\x1b[2J"`, Errno: "EPERM", Comm: `\x1b[31m\x0a`, PID: 4711, Count: 1}
 	callsSummary = SyscallsDenied{Run: run, Total: 10014, Syscalls: 3}
+
+	attempt       = Attempt{Syscall: "openat", Errno: "EROFS", Comm: "node", PID: 4711, SandboxPID: 3, Count: 2}
+	pathDenied    = PathDenied{Run: run, Path: `/usr/a b\x1b`, Effect: EffectCreate, Attempt: attempt}
+	manyPaths     = PathDenied{Run: run, Effect: EffectRemove, Attempt: Attempt{Syscall: "unlinkat", Errno: "EROFS", PID: 4711, Count: 1}}
+	pathsSummary  = PathsDenied{Run: run, Total: 300, Paths: 257}
+	withoutPorts  = CapabilityDenied{Run: run, Capability: "CAP_NET_BIND_SERVICE", Arguments: "fd=3, umyaddr=0x7ffd, addrlen=16", Attempt: Attempt{Syscall: "bind", Errno: "EACCES", Comm: "nc", PID: 1, Count: 1}}
+	wantedSummary = CapabilitiesDenied{Run: run, Total: 4, Capabilities: 2}
 )
 
 // examples has every type of event, and every field.
-var examples = append([]Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary, mounted(1), mounted(14), forged, callsSummary}, lifeExamples...)
+var examples = append([]Event{denied("tcp", 443, 0, 1), denied("udp", 0, 0, 14), denied("icmpv6", 0, 128, 1), denied("47", 0, 0, 1<<64-1), summary, mounted(1), mounted(14), forged, callsSummary, pathDenied, manyPaths, pathsSummary, withoutPorts, wantedSummary}, lifeExamples...)
 
 func asMap(fields []Field) map[string]string {
 	m := map[string]string{}
@@ -78,6 +85,11 @@ func TestMessages(t *testing.T) {
 		`Denied ptrace(path="\x1b[2J") to "\x1b[31m\x0a", pid unknown (4711 on the host): EPERM`:                     forged,
 		`Denied \x1b(\x0a) to "\x07", pid 1 (2 on the host): `:                                                       SyscallDenied{Syscall: "\x1b", Arguments: "\n", Comm: "\a", PID: 2, SandboxPID: 1},
 		"Denied system calls in this run: 10014; different ones: 3":                                                  callsSummary,
+		`Denied to create "/usr/a b\x1b" to "node", pid 3 (4711 on the host): EROFS by openat, 2 times so far`:       pathDenied,
+		`Denied to remove further paths to a process, pid unknown (4711 on the host): EROFS by unlinkat`:             manyPaths,
+		"Denied accesses to paths in this run: 300; different ones: 257":                                             pathsSummary,
+		`Denied CAP_NET_BIND_SERVICE to "nc", pid unknown (1 on the host): EACCES by bind`:                           withoutPorts,
+		"Denied calls for want of a capability in this run: 4; capabilities: 2":                                      wantedSummary,
 		"Denied packets in this run: 3; destinations: 2":                                                             DenialsSummary{Total: 3, Destinations: 2},
 		"Denied packets in this run: 9; destinations: 1; to further destinations: 2; to destinations not known: 3":   DenialsSummary{Total: 9, Destinations: 1, Others: 2, Lost: 2, Unreadable: 1},
 	} {

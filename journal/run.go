@@ -48,8 +48,10 @@ const (
 	FieldThrottled     = "PURPLE_CPU_THROTTLED"
 	FieldThrottledTime = "PURPLE_CPU_THROTTLED_USEC"
 
-	FieldDeniedConnections = "PURPLE_DENIED_CONNECTIONS"
-	FieldDeniedSyscalls    = "PURPLE_DENIED_SYSCALLS"
+	FieldDeniedConnections  = "PURPLE_DENIED_CONNECTIONS"
+	FieldDeniedSyscalls     = "PURPLE_DENIED_SYSCALLS"
+	FieldDeniedPaths        = "PURPLE_DENIED_PATHS"
+	FieldDeniedCapabilities = "PURPLE_DENIED_CAPABILITIES"
 
 	FieldLogPath = "PURPLE_LOG_PATH"
 	FieldLogLost = "PURPLE_LOG_LOST"
@@ -138,7 +140,11 @@ func (e RunStarted) own() []Field {
 const mostCommandText = 160
 
 func (e RunStarted) message() string {
-	return fmt.Sprintf("Started under the profile %s: %s; limits: %s", e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
+	how := "Started under the profile"
+	if e.Learning {
+		how = "Started to learn which system calls it makes, NOT confined to those of the profile"
+	}
+	return fmt.Sprintf("%s %s: %s; limits: %s", how, e.Profile, Cut(e.Command, mostCommandText), e.Limits.words())
 }
 
 // Limit is a kind of limit.
@@ -149,11 +155,12 @@ const (
 	LimitMemory Limit = "memory" // the kernel has killed a process of the run
 	LimitTasks  Limit = "tasks"  // the command has had as many as it may
 	LimitCPU    Limit = "cpu"    // it was kept waiting in some period of its quota
+	LimitIO     Limit = "io"     // it has moved all that it may, from or to one disk
 	LimitTime   Limit = "time"   // the manager has stopped the run
 )
 
 // allLimits are sorted as RunEnded has them.
-var allLimits = []Limit{LimitMemory, LimitTasks, LimitCPU, LimitTime}
+var allLimits = []Limit{LimitMemory, LimitTasks, LimitCPU, LimitIO, LimitTime}
 
 // LimitReached is written once for each limit, when that is first noticed.
 type LimitReached struct {
@@ -178,6 +185,8 @@ func (e LimitReached) message() string {
 		return fmt.Sprintf("Reached the limit of %d tasks", e.Value)
 	case LimitCPU:
 		return fmt.Sprintf("Throttled: the limit is %s CPU", percent(e.Value))
+	case LimitIO:
+		return fmt.Sprintf("Throttled: the limit of block IO is %s/s", Bytes(e.Value))
 	default:
 		return fmt.Sprintf("Reached the limit of time, %s", duration(e.Value))
 	}
@@ -257,12 +266,17 @@ func JoinLimits(set map[Limit]bool) string {
 // Denials count what was denied to a run, by kind. What is not known was not
 // recorded.
 type Denials struct {
-	Connections Amount // packets
-	Syscalls    Amount // calls
+	Connections  Amount // packets
+	Syscalls     Amount // calls
+	Paths        Amount // calls that the mounts refused
+	Capabilities Amount // calls refused for want of one
 }
 
 func (d Denials) fields() []Field {
-	return append(d.Connections.field(FieldDeniedConnections), d.Syscalls.field(FieldDeniedSyscalls)...)
+	return slices.Concat(
+		d.Connections.field(FieldDeniedConnections), d.Syscalls.field(FieldDeniedSyscalls),
+		d.Paths.field(FieldDeniedPaths), d.Capabilities.field(FieldDeniedCapabilities),
+	)
 }
 
 func (d Denials) words() string {
@@ -272,6 +286,12 @@ func (d Denials) words() string {
 	}
 	if d.Syscalls.N > 0 {
 		text += fmt.Sprintf("; denied system calls: %d", d.Syscalls.N)
+	}
+	if d.Paths.N > 0 {
+		text += fmt.Sprintf("; denied accesses to paths: %d", d.Paths.N)
+	}
+	if d.Capabilities.N > 0 {
+		text += fmt.Sprintf("; denied capabilities: %d", d.Capabilities.N)
 	}
 	return text
 }
@@ -307,6 +327,9 @@ func (e RunEnded) own() []Field {
 
 func (e RunEnded) message() string {
 	text := e.outcome()
+	if e.Learning {
+		text = "Learning run: " + text
+	}
 	if e.Wall.Known {
 		text += " after " + duration(e.Wall.N)
 	}
@@ -397,7 +420,10 @@ func (r *reader) runEnded() Event {
 			Limits: r.limits(), OOMKills: r.amount(FieldOOMKills),
 			Throttled: r.amount(FieldThrottled), ThrottledTime: r.amount(FieldThrottledTime),
 		},
-		Denials: Denials{Connections: r.amount(FieldDeniedConnections), Syscalls: r.amount(FieldDeniedSyscalls)},
+		Denials: Denials{
+			Connections: r.amount(FieldDeniedConnections), Syscalls: r.amount(FieldDeniedSyscalls),
+			Paths: r.amount(FieldDeniedPaths), Capabilities: r.amount(FieldDeniedCapabilities),
+		},
 		LogLost: r.amount(FieldLogLost),
 	}
 }

@@ -21,12 +21,14 @@ var (
 		Run: run, PolicyHash: hash, Reason: ReasonSignal, Status: 143, Signal: 15, Error: "x", Wall: Known(1_234_567),
 		Usage:   Usage{CPU: Known(50_000), MemoryPeak: Known(12 << 20), IORead: Known(0), IOWritten: Known(4096), NetReceived: Known(7), NetSent: Known(8)},
 		Reached: Reached{Limits: "memory cpu", OOMKills: Known(1), Throttled: Known(9), ThrottledTime: Known(12345)},
-		Denials: Denials{Connections: Known(3), Syscalls: Known(14)}, LogLost: Known(2),
+		Denials: Denials{Connections: Known(3), Syscalls: Known(14), Paths: Known(3), Capabilities: Known(1)}, LogLost: Known(2),
 	}
+	learning     = Run{Unit: run.Unit, Profile: run.Profile, RunID: run.RunID, Learning: true}
 	lifeExamples = []Event{
 		started, RunStarted{Run: run, PolicyHash: hash},
 		LimitReached{Run: run, Limit: LimitMemory, Value: 256 << 20, Count: Known(1)},
 		LimitReached{Run: run, Limit: LimitTime, Value: 2e6},
+		RunStarted{Run: learning, PolicyHash: hash}, RunEnded{Run: learning, PolicyHash: hash, Reason: ReasonExited},
 		ended, RunEnded{Run: run, PolicyHash: hash, Reason: ReasonExited},
 		LogFailed{Run: run, Path: "/var/log/x\n", Error: "no space left on device"},
 	}
@@ -35,6 +37,9 @@ var (
 // optional tells whether an event may lack a field: an amount that is not
 // known, a signal or an error that there was not.
 func optional(e Event, name string) bool {
+	if name == FieldLearning {
+		return true
+	}
 	switch e.(type) {
 	case RunStarted:
 		return strings.HasPrefix(name, FieldLimit+"_") || name == FieldProfileFile
@@ -59,19 +64,22 @@ func TestMessagesOfARun(t *testing.T) {
 	for want, e := range map[string]Event{
 		`Started under the profile web: sh -c $'a\nMESSAGE=forged'; limits: memory 256M, 64 tasks, 50% CPU, IO 1.9M/s, time 1h0m0s`: started,
 		`Started under the profile web: sh -c $'a\nMESSAGE=forged'; limits: none`:                                                   unlimited,
-		"Out of memory: the limit is 256M":        LimitReached{Limit: LimitMemory, Value: 256 << 20},
-		"Reached the limit of 64 tasks":           LimitReached{Limit: LimitTasks, Value: 64},
-		"Throttled: the limit is 12.5% CPU":       LimitReached{Limit: LimitCPU, Value: 125_000},
-		"Reached the limit of time, 2s":           LimitReached{Limit: LimitTime, Value: 2_000_000},
-		"Ended with status 3":                     with(ReasonExited, 3),
-		"Ended by signal 15":                      short,
-		"Stopped at the timeout":                  with(ReasonTimeout, 124),
-		"Killed: out of memory":                   with(ReasonOOM, 137),
-		"Stopped":                                 with(ReasonStopped, 143),
-		"Killed with its supervisor":              with(ReasonKilled, 137),
-		"Refused with status 126: x":              with(ReasonRefused, 126),
-		`Cannot write to the log /x\x0a: no disk`: LogFailed{Path: "/x\n", Error: "no disk"},
-		"Ended by signal 15 after 1.23s, CPU 50ms, memory peak 12M, read 0B, written 4K, received 7B, sent 8B; limits reached: memory cpu; denied packets: 3; denied system calls: 14": ended,
+		"Started to learn which system calls it makes, NOT confined to those of the profile web: x; limits: none":                   RunStarted{Run: learning, Command: "x"},
+		"Learning run: Ended with status 0":        RunEnded{Run: learning, Reason: ReasonExited},
+		"Out of memory: the limit is 256M":         LimitReached{Limit: LimitMemory, Value: 256 << 20},
+		"Reached the limit of 64 tasks":            LimitReached{Limit: LimitTasks, Value: 64},
+		"Throttled: the limit is 12.5% CPU":        LimitReached{Limit: LimitCPU, Value: 125_000},
+		"Throttled: the limit of block IO is 2M/s": LimitReached{Limit: LimitIO, Value: 2 << 20},
+		"Reached the limit of time, 2s":            LimitReached{Limit: LimitTime, Value: 2_000_000},
+		"Ended with status 3":                      with(ReasonExited, 3),
+		"Ended by signal 15":                       short,
+		"Stopped at the timeout":                   with(ReasonTimeout, 124),
+		"Killed: out of memory":                    with(ReasonOOM, 137),
+		"Stopped":                                  with(ReasonStopped, 143),
+		"Killed with its supervisor":               with(ReasonKilled, 137),
+		"Refused with status 126: x":               with(ReasonRefused, 126),
+		`Cannot write to the log /x\x0a: no disk`:  LogFailed{Path: "/x\n", Error: "no disk"},
+		"Ended by signal 15 after 1.23s, CPU 50ms, memory peak 12M, read 0B, written 4K, received 7B, sent 8B; limits reached: memory cpu; denied packets: 3; denied system calls: 14; denied accesses to paths: 3; denied capabilities: 1": ended,
 	} {
 		if got := Fields(e)[0].Value; got != want {
 			t.Errorf("got  %q\nwant %q", got, want)
@@ -87,6 +95,7 @@ func TestFromFieldsRefusesOfARun(t *testing.T) {
 		{started, FieldPolicyHash, strings.Repeat("A", 64), "is no SHA-256"},
 		{started, FieldPolicyHash, "", "is no SHA-256"},
 		{started, FieldLimitMemory, "infinity", FieldLimitMemory},
+		{started, FieldLearning, "0", "is not 1"},
 		{ended, FieldReason, "bored\x1b[2J", "is not known"},
 		{ended, FieldStatus, "256", "out of range"},
 		{ended, FieldSignal, "0", "is no signal"},

@@ -5,7 +5,7 @@ package journal
 type Tally struct{ runs map[string]*runTally }
 
 // runTally is one run's, each kind of denial by itself.
-type runTally struct{ connections, syscalls kindTally }
+type runTally struct{ connections, syscalls, paths, capabilities kindTally }
 
 // kindTally counts one kind of denial.
 type kindTally struct {
@@ -52,6 +52,14 @@ func (t *Tally) Add(unit string, e Event) {
 		r.syscalls.set(e.key(), e.Count)
 	case SyscallsDenied:
 		r.syscalls.total = &e.Total
+	case PathDenied:
+		r.paths.set(e.key(), e.Count)
+	case PathsDenied:
+		r.paths.total = &e.Total
+	case CapabilityDenied:
+		r.capabilities.set(e.key(), e.Count)
+	case CapabilitiesDenied:
+		r.capabilities.total = &e.Total
 	}
 }
 
@@ -61,7 +69,7 @@ func (t *Tally) Denials(unit string) uint64 {
 	if r == nil {
 		return 0
 	}
-	return r.connections.sum() + r.syscalls.sum()
+	return r.connections.sum() + r.syscalls.sum() + r.paths.sum() + r.capabilities.sum()
 }
 
 // IDs are the message ids of all events.
@@ -71,5 +79,8 @@ func IDs() []string {
 
 // DenialIDs are the message ids of the events that a Tally counts.
 func DenialIDs() []string {
-	return []string{ConnectionDeniedID, DenialsSummaryID, SyscallDeniedID, SyscallsDeniedID}
+	return []string{
+		ConnectionDeniedID, DenialsSummaryID, SyscallDeniedID, SyscallsDeniedID,
+		PathDeniedID, PathsDeniedID, CapabilityDeniedID, CapabilitiesDeniedID,
+	}
 }

@@ -50,10 +50,11 @@ func (w *Writer) Send(e Event) error {
 	return w.write(fields)
 }
 
-// SendAbout writes an event about a unit that the sender is no part of. What
-// root writes with OBJECT_SYSTEMD_UNIT= is shown by `journalctl -u`.
-func (w *Writer) SendAbout(unit string, e Event) error {
-	return w.write(append(Fields(e), Field{FieldObjectUnit, unit}))
+// SendAbout writes an event about a unit that the sender is no part of, into
+// FieldObjectUnit as root or FieldUserUnit as the unit's user: `journalctl -u`, or
+// `journalctl --user -u`, shows it.
+func (w *Writer) SendAbout(field, unit string, e Event) error {
+	return w.write(append(Fields(e), Field{field, unit}))
 }
 
 func (w *Writer) write(fields []Field) error {

@@ -21,7 +21,7 @@ func defaultPolicy() *Policy {
 		},
 		Capabilities: Capabilities{DefaultDrop: true},
 		Network:      Network{Isolated: true},
-		Audit:        Audit{Enabled: true, Detail: slices.Clone(auditDetails)},
+		Audit:        Audit{Enabled: true, Detail: slices.Clone(defaultDetails)},
 	}
 }
 
@@ -69,6 +69,9 @@ var defaultDeny = []string{
 	"userfaultfd", // stops the kernel in the middle of a copy: the tool of race exploits
 	"vhangup",
 }
+
+// DefaultDeny are the rules that stand where a profile names no calls.
+func DefaultDeny() []SyscallRule { return defaultRules(defaultDeny, "syscalls.deny") }
 
 // fillSyscalls adds the default lists. The default allow list stands for one
 // that the profile does not have. The default deny list goes with it, and a

@@ -131,8 +131,8 @@ var refusals = []struct {
 		`my.yaml:1:53: network.allow_incoming[2]: "80" is published by network.allow_incoming[0] (my.yaml:1:45) already`}},
 	{"audit", "audit:\n  log_path: purple.log\n  detail_level: [sycall, all]\n", []string{
 		`my.yaml:2:13: audit.log_path: path "purple.log" must be absolute: start it with "/"`,
-		`my.yaml:3:18: audit.detail_level[0]: unknown detail "sycall" (did you mean "syscall"?): must be some of filesystem, network, resource, syscall`,
-		`my.yaml:3:26: audit.detail_level[1]: unknown detail "all": must be some of filesystem, network, resource, syscall`}},
+		`my.yaml:3:18: audit.detail_level[0]: unknown detail "sycall" (did you mean "syscall"?): must be some of filesystem, network, reads, resource, syscall`,
+		`my.yaml:3:26: audit.detail_level[1]: unknown detail "all": must be some of filesystem, network, reads, resource, syscall`}},
 	{"environment", "environment:\n  set:\n    A=B: x\n    1A: x\n    HOME: /\n    N: 8080\n    Z: \"\\0\"\n    T: x\n  pass: [T, \"a b\", HOME]\n", []string{
 		`my.yaml:3:5: environment.set."A=B": "A=B" is no name of a variable: it must be letters, digits and "_", and start with no digit`,
 		`my.yaml:4:5: environment.set.1A: "1A" is no name of a variable: it must be letters, digits and "_", and start with no digit`,

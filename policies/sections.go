@@ -71,8 +71,12 @@ func (d *decoder) audit(n *node, a *Audit) {
 	)
 }
 
-// auditDetails are sorted.
-var auditDetails = []string{"filesystem", "network", "resource", "syscall"}
+// auditDetails and defaultDetails are sorted. "reads" has to be asked for: it makes
+// each open wait.
+var (
+	auditDetails   = []string{"filesystem", "network", "reads", "resource", "syscall"}
+	defaultDetails = []string{"filesystem", "network", "resource", "syscall"}
+)
 
 func detailRule(word string) error {
 	if slices.Contains(auditDetails, word) {

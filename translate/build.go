@@ -32,6 +32,8 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 		Profile:               p.Name,
 		RunID:                 c.RunID,
 		Detach:                c.Detach,
+		UserManager:           h.Manager == host.UserManager,
+		Learning:              c.Learning,
 		ManagerNamespaces:     h.ManagerNamespaces,
 		Hostname:              hostname,
 		Terminal:              c.Terminal,
@@ -49,6 +51,10 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 }
 
 const hostname = "purple"
+
+// isUser: the run is of the user's own manager, which gives its unit no namespace
+// and not every limit.
+func (b *builder) isUser() bool { return b.h.Manager == host.UserManager }
 
 func (b *builder) warn(key, format string, args ...any) {
 	b.plan.Warnings = append(b.plan.Warnings, policies.Warning{At: b.p.Where(key), Text: fmt.Sprintf(format, args...)})
@@ -94,11 +100,27 @@ func (b *builder) audit() error {
 		b.plan.Spec.RecordSyscalls = true
 		b.say("sandbox", "audit.detail_level", "", "denied system calls are recorded in the journal")
 	}
+	b.plan.Spec.RecordCapabilities = b.plan.Spec.RecordSyscalls && !b.c.Learning
+	if slices.Contains(b.p.Audit.Detail, "filesystem") && !b.c.Learning {
+		b.plan.Spec.RecordPaths = true
+		b.say("sandbox", "audit.detail_level", "", "paths that the mounts refuse to change are recorded in the journal")
+	}
+	if slices.Contains(b.p.Audit.Detail, "reads") && !b.c.Learning && b.hasWriteOnly() {
+		b.plan.Spec.RecordReads = true
+		b.say("sandbox", "audit.detail_level", "", "refused reads of write-only output paths are recorded in the journal; each open waits for a look")
+	}
 	if b.plan.Network != nil && slices.Contains(b.p.Audit.Detail, "network") {
 		b.plan.Spec.RecordDenied = true
 		b.say("network", "audit.detail_level", "", "denied connections are recorded in the journal")
 	}
 	return nil
+}
+
+// hasWriteOnly: an output path is there that can be written only.
+func (b *builder) hasWriteOnly() bool {
+	return slices.ContainsFunc(b.p.Filesystem.Output, func(o policies.Output) bool {
+		return o.Mode == policies.WriteOnly && b.h.Paths[o.HostPath].Exists
+	})
 }
 
 // limitsInForce are the limits as they must read back; what is unlimited is 0.

@@ -39,8 +39,30 @@ func (b *builder) require(key, controller string) error {
 	if slices.Contains(b.h.Controllers, controller) {
 		return nil
 	}
-	return b.unsupported(key, key, fmt.Sprintf("this machine has no %q cgroup controller", controller), "boot with it, or write `unlimited` on purpose")
+	why, hint := b.missing(controller)
+	return b.unsupported(key, key, why, hint)
 }
+
+// missing says why the manager has not a controller, and what gives it one.
+func (b *builder) missing(controller string) (why, hint string) {
+	switch {
+	case !b.isUser():
+		return fmt.Sprintf("this machine has no %q cgroup controller", controller), "boot with it, or write `unlimited` on purpose"
+	case b.h.Cgroup == host.Hybrid:
+		return "with cgroup v1 a user's own manager has no controllers, and a limit would do nothing",
+			"boot with systemd.unified_cgroup_hierarchy=1, write `unlimited` on purpose, or call purple with sudo"
+	default:
+		return fmt.Sprintf("the %q cgroup controller is not delegated to your user manager", controller),
+			fmt.Sprintf("let root write \"[Service]\" and \"Delegate=%s\" into %s, and log in anew; or write `unlimited` on purpose, or call purple with sudo", delegated, delegateDropIn)
+	}
+}
+
+// delegated is what user@.service delegates (since systemd 244), with io, which it
+// does not; delegateDropIn is what the package has as an example.
+const (
+	delegated      = "cpu cpuset io memory pids"
+	delegateDropIn = "/etc/systemd/system/user@.service.d/purple-io.conf"
+)
 
 // check adds one file of the unit's cgroup: v2's, or v1's on a hybrid host.
 func (b *builder) check(key, controller, v2, v1 string, want ...string) {
@@ -59,6 +81,14 @@ func (b *builder) hierarchy(controller string) string {
 	return controller
 }
 
+// What of memory a limit on cgroup v1 does not hold.
+const (
+	whySwap  = "on cgroup v1 systemd cannot keep a unit from swapping, and this machine has swap"
+	hintSwap = "boot with systemd.unified_cgroup_hierarchy=1, or turn swap off"
+)
+
+func swaps(h host.Facts) bool { return h.Cgroup == host.Hybrid && h.SwapTotal != 0 }
+
 func (b *builder) checkMemory() error {
 	limit := b.p.Resources.Memory
 	if limit.Unlimited {
@@ -73,8 +103,8 @@ func (b *builder) checkMemory() error {
 		b.check(keyMemory, "memory", "memory.swap.max", "", "0")
 		return nil
 	}
-	if b.h.SwapTotal != 0 {
-		return b.unsupported(keyMemory, keyMemory, "on cgroup v1 systemd cannot keep a unit from swapping, and this machine has swap", "boot with systemd.unified_cgroup_hierarchy=1, or turn swap off")
+	if swaps(b.h) {
+		return b.unsupported(keyMemory, keyMemory, whySwap, hintSwap)
 	}
 	b.say("sandbox", keyMemory, "", "no swap: this machine has none")
 	return nil

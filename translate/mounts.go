@@ -94,6 +94,11 @@ func (b *builder) bind(bind policies.Bind, m spec.Mount) error {
 	return nil
 }
 
+const (
+	whyLandlock  = "this kernel has no Landlock"
+	hintLandlock = "write `mode: read-write` beside it, or boot a kernel with lsm=landlock"
+)
+
 func (b *builder) output(out policies.Output) error {
 	fact := b.h.Paths[out.HostPath]
 	if !fact.Exists && !out.Optional {
@@ -106,7 +111,7 @@ func (b *builder) output(out policies.Output) error {
 	m := spec.Mount{Kind: spec.BindReadWrite, NoSymlinks: true, Idmap: b.idmap(), Exec: out.Mode == policies.ReadWrite}
 	if out.Mode == policies.WriteOnly && fact.Exists {
 		if b.h.LandlockABI == 0 {
-			return b.unsupported(out.Key, "a write-only output path", "this kernel has no Landlock", "write `mode: read-write` beside it, or boot a kernel with lsm=landlock")
+			return b.unsupported(out.Key, "a write-only output path", whyLandlock, hintLandlock)
 		}
 		b.plan.Spec.WriteOnly = append(b.plan.Spec.WriteOnly, out.SandboxPath)
 	}
@@ -162,6 +167,10 @@ func (b *builder) checkWorkspace(dir string) error {
 	return b.checkWritable(dir)
 }
 
+// sessionDirs are where, below a home directory, programs are found that a session
+// starts by itself, and who may log in: user units would even run at once.
+var sessionDirs = []string{".config/autostart", ".config/environment.d", ".config/systemd", ".local/share/systemd", ".ssh"}
+
 // checkWritable refuses a folder in which the command could loosen its own next
 // run, or change what is recorded of this one: the profile, the places where one
 // is found by name, the log, purple-init itself.
@@ -179,8 +188,16 @@ func (b *builder) checkWritable(dir string) error {
 	if log := b.p.Audit.LogPath; b.p.Audit.Enabled && log != "" && covers(dir, log) {
 		return fmt.Errorf("cannot make %q writable: it holds the log %q (audit.log_path), which the command could then rewrite; keep the log elsewhere", dir, log)
 	}
-	if covers(dir, b.c.InitPath) {
-		return fmt.Errorf("cannot make %q writable: it holds %q, which systemd executes as root; install purple elsewhere, or name another folder", dir, b.c.InitPath)
+	for _, program := range []string{b.c.InitPath, b.c.NetPath, b.c.SelfPath} {
+		if program != "" && covers(dir, program) {
+			return fmt.Errorf("cannot make %q writable: it holds %q, which is executed outside of the sandbox; install purple elsewhere, or name another folder", dir, program)
+		}
+	}
+	for _, name := range sessionDirs {
+		place := path.Join(b.c.Invoker.Home, name)
+		if b.c.Invoker.Home != "" && (covers(dir, place) || covers(place, dir)) {
+			return fmt.Errorf("cannot make %q writable: what lies in %q is run by your session, or opens it to others; name another folder", dir, place)
+		}
 	}
 	return nil
 }

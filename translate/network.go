@@ -1,18 +1,22 @@
 package translate
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/ruleset"
+	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/policies"
 )
 
 // Network is what a plan wants of the network: a namespace of the run's own
-// with a ruleset, linked to Purple's bridge. It is nil where the policy isolates.
+// with a ruleset, linked to Purple's bridge, or under a user manager to pasta
+// (Spec.Uplink). It is nil where the policy isolates.
 type Network struct {
 	Rules ruleset.Table // in the sandbox's network namespace
 	// Range4 and Range6 are where the sandbox and the bridge have their
@@ -58,9 +62,17 @@ const (
 	minMTU6    = 1280 // an interface with less has no IPv6 (RFC 8200 §5)
 )
 
+const (
+	whyPasta  = "pasta is not installed, which is what an ordinary user's sandbox reaches the network by"
+	hintPasta = "install the package passt, write `isolated: true`, or call purple with sudo"
+)
+
 func (b *builder) network() error {
 	if b.p.Network.Isolated {
 		return nil
+	}
+	if b.isUser() && b.h.Network.Pasta == "" {
+		return b.unsupported(keyIsolated, "a filtered network", whyPasta, hintPasta)
 	}
 	n := &Network{MTU: b.h.Network.MTU}
 	if n.MTU == 0 {
@@ -70,14 +82,67 @@ func (b *builder) network() error {
 	if n.Range4, err = b.addressRange(); err != nil {
 		return err
 	}
-	if b.h.Network.IPv6 && n.MTU >= minMTU6 {
+	if b.hasIPv6(n) {
 		n.Range6 = range6(n.Range4)
 	}
 	b.plan.Network = n
-	b.say("network", keyIsolated, "", "interface eth0 on the bridge %s, address from %s", host.Bridge, rangeText(n))
+	uplink := "on the bridge " + host.Bridge
+	if b.isUser() {
+		uplink = "through pasta"
+	}
+	b.say("network", keyIsolated, "", "interface eth0 %s, address from %s", uplink, rangeText(n))
 	b.outgoing()
 	b.incoming()
+	if b.isUser() {
+		return b.pasta(n)
+	}
 	return nil
+}
+
+// hasIPv6 tells whether the sandbox gets an IPv6 address. pasta has none to give
+// where no default route is: it opens its connections as any program does.
+func (b *builder) hasIPv6(n *Network) bool {
+	return b.h.Network.IPv6 && n.MTU >= minMTU6 && (!b.isUser() || b.h.Network.DefaultRoute6)
+}
+
+// pasta is the uplink of a run under a user manager: a process of the user's that
+// opens, on the host, the connections that the ruleset has let out. It maps no
+// address to the host's loopback, and no port in any direction.
+func (b *builder) pasta(n *Network) error {
+	rules, err := json.Marshal(n.Rules)
+	if err != nil {
+		return fmt.Errorf("internal error: %v", err)
+	}
+	b.plan.Spec.Uplink = &spec.Uplink{Helper: b.c.NetPath, Rules: rules, IPv6: n.Range6.IsValid()}
+	if !b.h.Network.DefaultRoute4 && !b.h.Network.DefaultRoute6 {
+		b.say("network", keyIsolated, "", "this machine has no default route: nothing leads out of the sandbox")
+		return nil
+	}
+	argv := []string{
+		b.h.Network.Pasta, "--foreground", "--quiet", "--config-net", "--ns-ifname", "eth0",
+		"--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none",
+		"--no-dhcp", "--no-dhcpv6", "--no-ra", "--no-netns-quit",
+	}
+	if b.h.Network.DefaultRoute4 {
+		argv = append(argv, "--address", hostOf(n.Range4, 2), "--netmask", strconv.Itoa(n.Range4.Bits()), "--gateway", hostOf(n.Range4, 1))
+	} else {
+		argv = append(argv, "--ipv6-only")
+	}
+	if n.Range6.IsValid() {
+		argv = append(argv, "--address", hostOf(n.Range6, 2), "--gateway", hostOf(n.Range6, 1))
+	} else {
+		argv = append(argv, "--ipv4-only")
+	}
+	b.plan.Spec.Uplink.Pasta, b.plan.Spec.Uplink.IPv4 = argv, b.h.Network.DefaultRoute4
+	return nil
+}
+
+// hostOf is the n-th address of a range, which ends in a zero byte.
+func hostOf(in netip.Prefix, n byte) string {
+	bytes := in.Masked().Addr().AsSlice()
+	bytes[len(bytes)-1] += n
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr.String()
 }
 
 func rangeText(n *Network) string {
@@ -155,7 +220,7 @@ func range6(v4 netip.Prefix) netip.Prefix {
 
 // outgoing makes the ruleset of the sandbox.
 func (b *builder) outgoing() {
-	r := rules{hostAddresses: b.h.Network.Addresses}
+	r := rules{hostAddresses: b.h.Network.Addresses, discovers: b.isUser()}
 	for _, o := range b.p.Network.Outgoing {
 		r.allow(o)
 		b.say("network", o.Key, "", "allow %s", outgoingText(o))
@@ -247,6 +312,9 @@ func joined(addrs []netip.Addr) string {
 // rules are the outgoing rules in the making, by how far they reach.
 type rules struct {
 	hostAddresses []netip.Addr
+	// discovers: the gateway's link-layer address is not known beforehand, as it
+	// is on Purple's own bridge, and IPv6 has to ask for it.
+	discovers bool
 
 	single []ruleset.Rule // one address, which may be the host's
 	ranges []ruleset.Rule // a range of addresses, never the host's
@@ -323,6 +391,14 @@ func (r *rules) table() ruleset.Table {
 		{Statements: []ruleset.Statement{ruleset.ForeignSource{}, ruleset.Log{Group: DeniedGroup}, ruleset.Drop{}}},
 		accept("", ruleset.OutLoopback{}),
 	}
+	input := []ruleset.Rule{
+		accept("", ruleset.InLoopback{}),
+		accept("", ruleset.Established{}),
+	}
+	if r.discovers {
+		output = append(output, accept("", ruleset.NeighbourDiscovery{}))
+		input = append(input, accept("", ruleset.NeighbourDiscovery{}))
+	}
 	output = append(output, r.single...)
 	output = append(output, r.denySets(&t, "host", prefixesOf(r.hostAddresses))...)
 	output = append(output, r.ranges...)
@@ -330,10 +406,7 @@ func (r *rules) table() ruleset.Table {
 	output = append(output, r.public...)
 	output = append(output, deny())
 	t.Chains = []ruleset.Chain{
-		{Name: "input", Hook: ruleset.Input, Rules: []ruleset.Rule{
-			accept("", ruleset.InLoopback{}),
-			accept("", ruleset.Established{}),
-		}},
+		{Name: "input", Hook: ruleset.Input, Rules: input},
 		{Name: "forward", Hook: ruleset.Forward},
 		{Name: "output", Hook: ruleset.Output, Rules: output},
 		// A TCP connection is reset: about an ICMP error the kernel thinks for

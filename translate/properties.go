@@ -53,11 +53,18 @@ func textOf(value any) string {
 // has ended.
 const stopTimeoutUSec = uint64(10_000_000)
 
+// LearningDescription is how a learning run's Description= begins: it must not
+// look like a run that the profile confines in all.
+const LearningDescription = "Purple learning run, system calls not confined"
+
 // rows are all properties that Purple sets. What it does not set has systemd's
 // default, which an administrator's drop-in may change.
 var rows = []row{
 	{name: "Description", why: "what systemctl status shows", value: func(b *builder) (any, []string) {
 		text := "Purple sandbox (" + b.p.Name + ")"
+		if b.c.Learning {
+			text = LearningDescription + " (" + b.p.Name + ")"
+		}
 		return text, []string{escapeSpecifiers(text)}
 	}},
 	{name: "Slice", why: "one place for all sandboxes", value: fixed("purple.slice")},
@@ -82,8 +89,8 @@ var rows = []row{
 	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("stop")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
 	{name: "PrivateNetwork", key: keyIsolated, value: func(b *builder) (any, []string) {
-		if !b.p.Network.Isolated {
-			return nil, nil // NetworkNamespacePath=, of a namespace that run makes
+		if !b.p.Network.Isolated || b.isUser() {
+			return nil, nil // NetworkNamespacePath=, of a namespace that run makes; a user manager's purple-init makes it
 		}
 		return true, []string{"yes"}
 	}},

@@ -3,7 +3,9 @@ package translate
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/ruleset"
@@ -82,4 +84,68 @@ func (n *Network) matches(s ruleset.Statement, protocol string, to netip.Addr, p
 		return protocol == s.Protocol && s.First <= port && port <= s.Last
 	}
 	return false // of the interface, of the state, of the source
+}
+
+// Setting is one entry to add to a key of a policy.
+type Setting struct {
+	Key, Entry string
+	Never      string // why there is none
+}
+
+// PathRemedy says what would let a command change a path of the sandbox.
+// workspace is the folder that the run was called in, if that is known.
+func PathRemedy(p *policies.Policy, workspace, name string) Setting {
+	if p == nil {
+		return Setting{Never: "its policy is not known"}
+	}
+	name = path.Clean(name)
+	for _, own := range []string{"/proc", "/dev", "/sys", "/run"} {
+		if covers(own, name) {
+			return Setting{Never: own + " is the sandbox's own"}
+		}
+	}
+	if workspace != "" && covers(workspace, name) {
+		return Setting{Key: "filesystem.workspace", Entry: "read-write"}
+	}
+	dir := path.Dir(name)
+	for _, b := range p.Filesystem.Immutable {
+		if covers(b.SandboxPath, name) {
+			from := path.Join(b.HostPath, strings.TrimPrefix(dir, b.SandboxPath))
+			return Setting{Key: "filesystem.output_paths", Entry: fmt.Sprintf("{host_path: %q, sandbox_path: %q, mode: read-write}", from, dir)}
+		}
+	}
+	if workspace == "" && p.Filesystem.Workspace == policies.WorkspaceReadOnly {
+		return Setting{Key: "filesystem.workspace", Entry: "read-write"}
+	}
+	if dir == "/" {
+		return Setting{Never: "the root of the sandbox stays as it is"}
+	}
+	return Setting{Key: "filesystem.scratch_paths", Entry: dir}
+}
+
+// ReadRemedy says what would let a command read a path that a write-only output path
+// has kept from it, and which entry that takes the place of: its Key is where it
+// stands.
+func ReadRemedy(p *policies.Policy, name string) (add, instead Setting) {
+	if p == nil {
+		return Setting{Never: "its policy is not known"}, Setting{}
+	}
+	name = path.Clean(name)
+	for i, o := range p.Filesystem.Output {
+		if o.Mode == policies.WriteOnly && covers(o.SandboxPath, name) {
+			const key = "filesystem.output_paths"
+			entry := fmt.Sprintf("{host_path: %q, sandbox_path: %q, mode: read-write}", o.HostPath, o.SandboxPath)
+			return Setting{Key: key, Entry: entry}, Setting{Key: fmt.Sprintf("%s[%d]", key, i), Entry: o.SandboxPath}
+		}
+	}
+	return Setting{Never: "what leads to a write-only output path cannot be listed"}, Setting{}
+}
+
+// CapabilityUse is why a capability would change nothing in a sandbox; empty: it
+// would let pass what was refused for want of it.
+func CapabilityUse(name string) string {
+	if slices.Contains(useful, name) {
+		return ""
+	}
+	return "in a sandbox it reaches nothing"
 }

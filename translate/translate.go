@@ -20,9 +20,12 @@ type Command struct {
 	RunID     string            // 8 hex digits
 	Invoker   Invoker
 	Detach    bool
+	Learning  bool // only `purple learn` asks for it, no policy can; the filter is then another
 	Terminal  [3]bool
 	Winsize   [4]uint16
 	InitPath  string // purple-init, absolute
+	NetPath   string // purple-net, absolute, where the policy does not isolate
+	SelfPath  string // purple itself, absolute
 	// ProfileFile is the profile, absolute; empty: it is built in.
 	ProfileFile string
 	// Profiles are the files that the policy was read from, and ProfileDirs

@@ -65,7 +65,7 @@ func disk(device string) host.PathFact {
 // machine is a Debian 12 with cgroup v2 and one disk.
 func machine() host.Facts {
 	f := host.Facts{
-		Manager: "system", Cgroup: host.Unified, Controllers: []string{"cpu", "memory", "pids", "io"},
+		Manager: host.SystemManager, Cgroup: host.Unified, Controllers: []string{"cpu", "memory", "pids", "io"},
 		LandlockABI: 2, PageSize: 4096, Arch: "amd64", Homes: []string{"/home", "/root", "/home/ann"},
 		ManagerNamespaces: map[string]uint64{"mnt": 1, "uts": 2, "ipc": 3, "net": 4, "pid": 5, "user": 6, "cgroup": 7},
 		Paths:             map[string]host.PathFact{},
@@ -125,6 +125,16 @@ func TestBuildRefuses(t *testing.T) {
 		{"address range in use", "name: x\nnetwork:\n  isolated: false\n  address_range: 10.1.0.0/16\n", routeTo("10.1.2.0/24"), "full.yaml:4:3: network.address_range: 10.1.0.0/16 overlaps 10.1.2.0/24", false},
 		{"address range of a destination", "name: x\nnetwork:\n  isolated: false\n  address_range: 10.1.0.0/16\n  allow_outgoing: [10.0.0.0/8:80]\n", nil, "overlaps 10.0.0.0/8", false},
 		{"no address range left", "name: x\nnetwork:\n  isolated: false\n", routeTo("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), "cannot find an unused private address range", false},
+		{"output path in .ssh", "name: x\nfilesystem:\n  output_paths: [{host_path: /home/ann/.ssh/sub, mode: read-write}]\nnetwork: {isolated: true}\n", func(c *Command, h *host.Facts) {
+			c.Invoker = Invoker{UID: 1000, GID: 1000, Name: "ann", Home: "/home/ann"}
+			h.Paths["/home/ann/.ssh/sub"] = disk("254:0")
+		}, "is run by your session, or opens it to others", false},
+		{"workspace above user units", full, func(c *Command, _ *host.Facts) {
+			c.Invoker, c.Workspace = Invoker{UID: 1000, GID: 1000, Name: "ann", Home: "/home/ann"}, "/home/ann/.config"
+		}, "/home/ann/.config/", false},
+		{"workspace with purple", full, func(c *Command, _ *host.Facts) {
+			c.Workspace, c.SelfPath = "/home/ann/project", "/home/ann/project/bin/purple"
+		}, "/home/ann/project/bin/purple", false},
 		{"no memory controller", full, without("memory"), "resources.memory_limit_bytes", true},
 		{"no pids controller", full, without("pids"), "resources.pids_limit", true},
 		{"no cpu controller", full, without("cpu"), "resources.cpu_shares", true},
@@ -158,7 +168,7 @@ func TestBuildRefuses(t *testing.T) {
 		}, "profiles are found in", false},
 		{"workspace holds purple-init", full, func(c *Command, _ *host.Facts) {
 			c.Workspace, c.InitPath = "/home/ann/project", "/home/ann/project/bin/purple-init"
-		}, "executes as root", false},
+		}, "executed outside of the sandbox", false},
 		{"home of a directory service", full, func(c *Command, _ *host.Facts) {
 			c.Dir, c.Invoker = "/net/people/eve", Invoker{UID: 70000, GID: 70000, Home: "/net/people/eve/"}
 		}, "home directory", false},

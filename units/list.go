@@ -26,6 +26,8 @@ type Info struct {
 	State   string    // "active", "activating", "deactivating", …
 	Since   time.Time // it became active; zero: not yet
 	MainPID uint32    // the supervisor's; 0: there is none
+	// Description is the unit's own, or what an administrator made of it.
+	Description string
 
 	// nil: systemd does not know it, as where accounting is off; for a limit
 	// also: there is none.
@@ -106,13 +108,15 @@ func newInfo(unit string, all map[string]dbus.Variant) (run Info, ok bool) {
 	}
 	run = Info{
 		Unit: unit, Profile: profile, RunID: runID,
-		State:     property[string](all, "ActiveState"),
-		MainPID:   property[uint32](all, "MainPID"),
-		CPUNSec:   known(all, "CPUUsageNSec"),
-		Memory:    known(all, "MemoryCurrent"),
-		MemoryMax: known(all, "MemoryMax"),
-		Tasks:     known(all, "TasksCurrent"),
-		TasksMax:  known(all, "TasksMax"),
+		State:   property[string](all, "ActiveState"),
+		MainPID: property[uint32](all, "MainPID"),
+
+		Description: property[string](all, "Description"),
+		CPUNSec:     known(all, "CPUUsageNSec"),
+		Memory:      known(all, "MemoryCurrent"),
+		MemoryMax:   known(all, "MemoryMax"),
+		Tasks:       known(all, "TasksCurrent"),
+		TasksMax:    known(all, "TasksMax"),
 	}
 	if usec := property[uint64](all, "ActiveEnterTimestamp"); usec != 0 {
 		run.Since = time.UnixMicro(int64(usec))

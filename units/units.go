@@ -17,9 +17,13 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// systemBus is dialled by its path and not by DBUS_SYSTEM_BUS_ADDRESS: the
-// environment of the caller must not choose who is asked for isolation.
-const systemBus = "unix:path=/run/dbus/system_bus_socket"
+// systemBus and userBus are dialled by their paths and not by what
+// DBUS_SYSTEM_BUS_ADDRESS, DBUS_SESSION_BUS_ADDRESS or XDG_RUNTIME_DIR say: the
+// environment of the caller must not choose who is asked for isolation. Nor is a
+// bus started where there is none, as godbus would with dbus-launch.
+const systemBus = "/run/dbus/system_bus_socket"
+
+func userBus(uid int) string { return fmt.Sprintf("/run/user/%d/bus", uid) }
 
 const (
 	managerName = "org.freedesktop.systemd1"
@@ -30,44 +34,88 @@ const (
 	propsIf     = "org.freedesktop.DBus.Properties"
 
 	errUnitExists = "org.freedesktop.systemd1.UnitExists"
+	errNoReply    = "org.freedesktop.DBus.Error.NoReply"
 )
 
 // Property is one property of a unit, by its name on the bus.
 type Property = systemd.Property
 
-// ErrNoManager says that no systemd answers on the system bus.
-var ErrNoManager = errors.New("no systemd answers on the system bus")
+// ErrNoManager says that no systemd answers.
+var ErrNoManager = errors.New("no systemd answers")
 
-// Manager is a connection to systemd's system manager.
+// Manager is a connection to a systemd: the system manager, or a user's own.
 type Manager struct {
 	bus     *dbus.Conn
 	signals chan *dbus.Signal
 	version func() (string, error) // systemd's; asked early, for Start
 }
 
-// Connect dials the system bus. One connection serves calls and signals: each
-// costs the start of a sandbox an authentication.
-func Connect(ctx context.Context) (*Manager, error) {
+// ConnectSystem dials the system manager's bus.
+func ConnectSystem(ctx context.Context) (*Manager, error) {
+	return connect(ctx, systemBus, "the system bus", "is this machine booted with systemd, and is dbus installed?")
+}
+
+// ConnectUser dials the bus of the calling user's own manager. It is there for
+// as long as the user is logged in, or lingers.
+func ConnectUser(ctx context.Context) (*Manager, error) {
+	return connect(ctx, userBus(os.Geteuid()), "your user bus", "a manager of your own runs while you are logged in through PAM with pam_systemd, which su and cron are not, or after `loginctl enable-linger`; its bus is in the package dbus-user-session or dbus-broker")
+}
+
+// connect dials a bus, which the errors call what; hint says why it may not be
+// there. One connection serves calls and signals: each costs the start of a
+// sandbox an authentication.
+func connect(ctx context.Context, socket, what, hint string) (*Manager, error) {
 	// Enough for what one unit says in its life; godbus drops nothing but
 	// blocks its reader on a full channel.
 	signals := make(chan *dbus.Signal, 64)
-	bus, err := dbus.Dial(systemBus, dbus.WithContext(ctx))
+	bus, err := dbus.Dial("unix:path="+socket, dbus.WithContext(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v (is this machine booted with systemd, and is dbus installed?)", ErrNoManager, err)
+		return nil, fmt.Errorf("%w on %s: %v (%s)", ErrNoManager, what, err, hint)
 	}
 	m := &Manager{bus: bus, signals: signals}
 	if err := m.authenticate(); err != nil {
 		bus.Close()
-		return nil, fmt.Errorf("%w: %v", ErrNoManager, err)
+		return nil, fmt.Errorf("%w on %s: %v", ErrNoManager, what, err)
 	}
 	bus.Signal(signals)
-	asked := m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
+	askVersion := func() *dbus.Call {
+		return m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
+	}
+	asked := askVersion()
 	m.version = sync.OnceValues(func() (version string, err error) {
-		<-asked.Done
-		err = asked.Store(&version)
+		err = awaitAnswer(asked, askVersion).Store(&version)
 		return version, err
 	})
 	return m, nil
+}
+
+// How long systemd may be away from its bus, and how often it is then asked.
+// After `systemctl daemon-reexec`, which its packages' updates call, it comes
+// back within a second.
+const (
+	awayTimeout = 5 * time.Second
+	awayPause   = 100 * time.Millisecond
+)
+
+// awaitAnswer is the answer to a question that changes nothing. Where systemd has
+// left the bus without one, it is asked again: it may be executing itself anew.
+func awaitAnswer(asked *dbus.Call, ask func() *dbus.Call) *dbus.Call {
+	<-asked.Done
+	if !isNoReply(asked.Err) {
+		return asked
+	}
+	for end := time.Now().Add(awayTimeout); asked.Err != nil && time.Now().Before(end); {
+		time.Sleep(awayPause)
+		asked = ask()
+		<-asked.Done
+	}
+	return asked
+}
+
+// isNoReply tells whether the one who was asked has left the bus.
+func isNoReply(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == errNoReply
 }
 
 func (m *Manager) authenticate() error {
@@ -79,6 +127,15 @@ func (m *Manager) authenticate() error {
 		return fmt.Errorf("cannot register: %w", err)
 	}
 	return nil
+}
+
+// Version is systemd's.
+func (m *Manager) Version() (string, error) {
+	version, err := m.version()
+	if err != nil {
+		return "", fmt.Errorf("cannot read systemd's version: %w", err)
+	}
+	return version, requireVersion(version)
 }
 
 // Close ends the connection; a unit that was started stays.
@@ -103,16 +160,13 @@ type Aux struct {
 // job, not when the unit runs. The unit stays loaded until the connection is
 // closed (AddRef=), or its result could be gone before it is read.
 func (m *Manager) Start(ctx context.Context, name string, properties []Property) (*Run, error) {
-	version, err := m.version()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read systemd's version: %w", err)
-	}
-	if err := requireVersion(version); err != nil {
+	if _, err := m.Version(); err != nil {
 		return nil, err
 	}
-	started := m.startTransient(ctx, name, append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)}))
-	if done := <-started.Done; done.Err != nil {
-		return nil, fmt.Errorf("cannot start %s: %w", name, explain(done.Err))
+	properties = append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})
+	err := requestUnit(func() error { return m.startTransient(ctx, name, properties) })
+	if err != nil && !errors.Is(err, errTaken) {
+		return nil, fmt.Errorf("cannot start %s: %w", name, explain(err))
 	}
 	return &Run{m: m, name: name, path: unitPath(name)}, nil
 }
@@ -122,16 +176,37 @@ func unitPath(name string) dbus.ObjectPath {
 	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + systemd.PathBusEscape(name))
 }
 
-func (m *Manager) startTransient(ctx context.Context, name string, properties []Property) *dbus.Call {
-	return m.manager().GoWithContext(ctx, managerIf+".StartTransientUnit", 0, make(chan *dbus.Call, 1), name, "fail", properties, []Aux{})
+func (m *Manager) startTransient(ctx context.Context, name string, properties []Property) error {
+	return m.manager().CallWithContext(ctx, managerIf+".StartTransientUnit", 0, name, "fail", properties, []Aux{}).Err
+}
+
+// errTaken: systemd has the unit, from a request that it has left unanswered or,
+// if the name is not this run's own, from another.
+var errTaken = errors.New("a unit of this name exists since systemd was last asked")
+
+// requestUnit asks for a unit. If systemd leaves the bus without an answer, as
+// awaitAnswer says, it is not known whether it has taken the request: it is asked
+// again, and may then have the unit.
+func requestUnit(ask func() error) error {
+	err := ask()
+	if !isNoReply(err) {
+		return err
+	}
+	for end := time.Now().Add(awayTimeout); err != nil && time.Now().Before(end); {
+		time.Sleep(awayPause)
+		if err = ask(); isUnitExists(err) {
+			return errTaken
+		}
+	}
+	return err
 }
 
 // StartAux asks for the aux unit. It returns when systemd has accepted the job,
 // or when one that was there is active: it may have been on its way out.
 func (r *Run) StartAux(ctx context.Context, aux Aux) error {
 	for end, pause := time.Now().Add(auxTimeout), auxPause; ; pause = min(2*pause, maxAuxPause) {
-		err := (<-r.m.startTransient(ctx, aux.Name, aux.Properties).Done).Err
-		if isUnitExists(err) {
+		err := requestUnit(func() error { return r.m.startTransient(ctx, aux.Name, aux.Properties) })
+		if isUnitExists(err) || errors.Is(err, errTaken) {
 			err = r.m.requireActive(aux.Name)
 		}
 		if err == nil {
@@ -169,8 +244,11 @@ func isUnitExists(err error) bool {
 var errNotActive = errors.New("a unit of this name exists and does not become active")
 
 func (m *Manager) requireActive(name string) error {
+	ask := func() *dbus.Call {
+		return m.bus.Object(managerName, unitPath(name)).Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), unitIf, "ActiveState")
+	}
 	var state string
-	if err := m.bus.Object(managerName, unitPath(name)).Call(propsIf+".Get", 0, unitIf, "ActiveState").Store(&state); err != nil {
+	if err := awaitAnswer(ask(), ask).Store(&state); err != nil {
 		return err
 	}
 	if state != "active" {

@@ -15,28 +15,24 @@ import (
 	"github.com/purple-sandbox/purple/internal/confine"
 )
 
-// The main goroutine keeps the main thread: capabilities, no_new_privs and the
-// seccomp filter are per thread, and execve must come from the one that has them.
+// The main goroutine keeps the main thread: the ids that init takes on while it
+// makes the command's user namespace are per thread.
 func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	role := "supervise"
-	if len(args) > 0 {
-		role = args[0]
-	}
-	switch role {
-	case "supervise":
+	switch {
+	case len(args) == 0:
 		return confine.Supervise()
-	case "init":
-		return confine.Init()
-	case "command":
-		return confine.Command()
-	case "userns":
-		return confine.HoldUserNamespace()
+	case len(args) == 2 && args[0] == "init":
+		return confine.Init(args[1])
+	case len(args) == 2 && args[0] == "trial":
+		return confine.Trial(args[1])
+	case len(args) == 2 && args[0] == "tried":
+		return confine.Tried(args[1])
 	default:
-		fmt.Fprintf(os.Stderr, "purple-init: unknown role %q; purple starts purple-init itself\n", role)
+		fmt.Fprintf(os.Stderr, "purple-init: cannot be called with %q; purple starts purple-init itself\n", args)
 		return 125
 	}
 }

@@ -1,16 +1,20 @@
 // Command purple-net removes what the networks of runs have on the host: of one
 // run at its end, and all of it after the last. systemd runs it, whatever has
-// become of purple; it is not meant to be called by hand.
+// become of purple. Under a user manager purple-init runs it in the sandbox's
+// network namespace, to load the ruleset. It is not meant to be called by hand.
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
 
 	"github.com/purple-sandbox/purple/internal/network"
+	"github.com/purple-sandbox/purple/internal/ruleset"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,9 +40,20 @@ func run(args []string) error {
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 		return network.Hold(signals, tellStopping)
+	case len(args) == 1 && args[0] == "rules":
+		return loadRules(os.Stdin)
 	default:
-		return errors.New("usage: purple-net disconnect UNIT | purple-net hold; systemd calls it for purple")
+		return errors.New("usage: purple-net disconnect UNIT | purple-net hold | purple-net rules; systemd and purple-init call it for purple")
 	}
+}
+
+// loadRules loads the table in r, which is in JSON, where this process is.
+func loadRules(r io.Reader) error {
+	var table ruleset.Table
+	if err := json.NewDecoder(r).Decode(&table); err != nil {
+		return fmt.Errorf("cannot read the ruleset: %w", err)
+	}
+	return network.Load(table)
 }
 
 // enterManagersNamespace leaves the sandbox's network namespace, in which

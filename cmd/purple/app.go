@@ -16,6 +16,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	json           bool           // --json
+	system, user   bool           // --system, --user
 	levels         *logFilter     // -l
 	policyDirs     []policies.Dir // nil: the caller's own; a test sets them
 }
@@ -76,9 +77,11 @@ func newRootCommand(a *app) *cobra.Command {
 	a.levels = newLogFilter()
 	root.PersistentFlags().VarP(a.levels, "log", "l", "what purple says of its own work on standard error: error, warn, info, debug, trace; info,units=trace for one subsystem")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print machine-readable JSON where a command has it")
+	root.PersistentFlags().BoolVar(&a.system, "system", false, "ask the system manager: root's default")
+	root.PersistentFlags().BoolVar(&a.user, "user", false, "ask your own user manager: the default for anybody else")
 	root.AddCommand(
-		newProfileCommand(a), newPlanCommand(a), newRunCommand(a),
-		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newStopCommand(a),
+		newProfileCommand(a), newPlanCommand(a), newRunCommand(a), newLearnCommand(a),
+		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newStopCommand(a), newDoctorCommand(a),
 	)
 	return root
 }

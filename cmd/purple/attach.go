@@ -55,13 +55,14 @@ type attachment struct {
 	*session
 	relay *relay
 
-	started bool              // the command runs, or has run
-	exited  *spec.Message     // how the command ended, from purple-init
-	denied  *spec.Denied      // what the network's rules refused; nil: nothing
-	calls   *spec.DeniedCalls // what the filter denied; nil: nothing
-	ended   *journal.RunEnded // what purple-init has recorded of the end
-	failure error             // why the sandbox could not be made
-	ending  *ending           // how the unit ended, from systemd
+	started bool               // the command runs, or has run
+	exited  *spec.Message      // how the command ended, from purple-init
+	denied  *spec.Denied       // what the network's rules refused; nil: nothing
+	calls   *spec.DeniedCalls  // what the filter denied; nil: nothing
+	access  *spec.DeniedAccess // what mounts and missing capabilities refused; nil: nothing
+	ended   *journal.RunEnded  // what purple-init has recorded of the end
+	failure error              // why the sandbox could not be made
+	ending  *ending            // how the unit ended, from systemd
 }
 
 // attach stays with the run until the command's end, its last output and the
@@ -69,7 +70,8 @@ type attachment struct {
 func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
-	defer signal.Stop(signals)
+	// They work again while the end is told; nothing waits for that.
+	defer func() { go signal.Stop(signals) }()
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
 	watch := func() <-chan ending { return s.watchUnit(ctx) }
@@ -81,7 +83,7 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	if at.failure != nil {
 		return at.failure
 	}
-	a.explainDenied(s, at.denied, at.calls)
+	a.explainDenied(s, at.denied, at.calls, at.access)
 	end := at.outcome()
 	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
 	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
@@ -161,6 +163,7 @@ func (at *attachment) handle(e event) error {
 	switch e.m.Kind {
 	case spec.Started:
 		at.started = true
+		at.learner.begin()
 		if len(e.fds) == 1 {
 			return at.relay.start(e.fds[0])
 		}
@@ -175,6 +178,11 @@ func (at *attachment) handle(e event) error {
 		if e.m.DeniedCalls != nil {
 			at.calls = e.m.DeniedCalls
 		}
+		if e.m.DeniedAccess != nil {
+			at.access = e.m.DeniedAccess
+		}
+	case spec.Taught:
+		at.learner.take(e.m.Learnt)
 	case spec.Ended:
 		return at.readEnd(e.m.Event)
 	case spec.Failed:

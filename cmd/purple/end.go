@@ -186,8 +186,12 @@ func (at *attachment) recordKilled(end verdict) error {
 	}
 	defer writer.Close()
 	s := &at.plan.Spec
-	return writer.SendAbout(s.Unit, journal.RunEnded{
-		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID},
+	about := journal.FieldObjectUnit
+	if s.UserManager {
+		about = journal.FieldUserUnit
+	}
+	return writer.SendAbout(about, s.Unit, journal.RunEnded{
+		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning},
 		PolicyHash: s.PolicyHash, Reason: end.reason, Status: uint8(end.status),
 	})
 }

@@ -23,8 +23,8 @@ type explained struct {
 
 // explainDenied says at the end of a run what was denied, and what would allow
 // it. The remedies are made by what made the filter and the rules.
-func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.DeniedCalls) {
-	e := evaluator{rules: s.rules, network: s.plan.Network}
+func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.DeniedCalls, access *spec.DeniedAccess) {
+	e := evaluator{rules: s.rules, network: s.plan.Network, files: s.policy, workspace: workspaceOf(s.plan)}
 	var lines []explained
 	var more uint64
 	var what []string
@@ -37,6 +37,16 @@ func (a *app) explainDenied(s *session, network *spec.Denied, calls *spec.Denied
 		lines = append(lines, explainRefusals(e, network.Most)...)
 		more += network.More
 		what = append(what, counted(network.Total, "packet"))
+	}
+	if access != nil {
+		lines = append(lines, explainAccess(e, access.Most)...)
+		more += access.More
+		if access.Paths > 0 {
+			what = append(what, countedAccesses(access.Paths))
+		}
+		if access.Capabilities > 0 {
+			what = append(what, counted(access.Capabilities, "call")+" for want of a capability")
+		}
 	}
 	if what == nil {
 		return
@@ -78,6 +88,13 @@ func counted(n uint64, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
+func countedAccesses(n uint64) string {
+	if n == 1 {
+		return "1 access to a path"
+	}
+	return fmt.Sprintf("%d accesses to paths", n)
+}
+
 func processName(comm string) string {
 	if comm == "" {
 		return "several processes"
@@ -103,4 +120,20 @@ func refusalRemedy(e evaluator, r spec.Refusal) remedy {
 		return remedy{Never: "its address cannot be read"}
 	}
 	return e.ofPackets(r.Protocol, to, r.Port)
+}
+
+func explainAccess(e evaluator, all []spec.RefusedAccess) []explained {
+	var lines []explained
+	for _, r := range all {
+		what, m := journal.Escape(r.Capability), e.ofCapability(r.Capability)
+		if r.Capability == "" {
+			what, m = (journal.PathDenied{Path: journal.Escape(r.Path), Effect: journal.Effect(r.Effect)}).What(), e.ofPath(r.Path, journal.Effect(r.Effect))
+		}
+		lines = append(lines, explained{
+			remedy: m.of(what),
+			detail: fmt.Sprintf("%d × %s: %s, %s", r.Count, processName(r.Comm), what, journal.Escape(r.Errno)),
+			count:  r.Count,
+		})
+	}
+	return lines
 }

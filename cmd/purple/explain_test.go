@@ -41,7 +41,7 @@ func explainTo(t *testing.T, network *spec.Denied, calls *spec.DeniedCalls) []st
 	}
 	var stderr bytes.Buffer
 	s := &session{plan: &translate.Plan{Unit: "purple-x-01234567.service", Spec: spec.Spec{RunID: "01234567"}, Network: &translate.Network{Rules: noRules}}, rules: rules}
-	(&app{stderr: &stderr}).explainDenied(s, network, calls)
+	(&app{stderr: &stderr}).explainDenied(s, network, calls, nil)
 	return strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
 }
 

@@ -15,8 +15,8 @@ import (
 // obstacles are what else on this machine filters forwarded packets, and would
 // drop the sandbox's: a drop is final, whatever Purple's own table says.
 func obstacles(plan *translate.Plan) ([]firewall.Obstacle, error) {
-	if plan.Network == nil {
-		return nil, nil
+	if plan.Network == nil || plan.Spec.UserManager {
+		return nil, nil // nothing is forwarded: pasta's connections are the user's own
 	}
 	ipv4, ipv6, err := network.Uplinks(plan.Network.Routes)
 	if err != nil {

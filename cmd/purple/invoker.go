@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 
 	"github.com/purple-sandbox/purple/translate"
@@ -10,9 +11,10 @@ import (
 
 // asInvoker calls f with the rights that the user behind sudo has to files, on
 // a thread of its own, which then ends: purple itself is root, and a path of
-// that user's choice could lead anywhere. For plain root it just calls f.
+// that user's choice could lead anywhere. For plain root, and for a user who calls
+// purple themselves, it just calls f.
 func asInvoker(i translate.Invoker, f func() error) error {
-	if i.UID == 0 {
+	if int(i.UID) == os.Geteuid() {
 		return f()
 	}
 	done := make(chan error)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"github.com/purple-sandbox/purple/journal"
@@ -19,9 +18,8 @@ import (
 // Reading the files of the journal without it would take libsystemd.
 const journalctl = "/usr/bin/journalctl"
 
-// The fields of an entry that journald sets itself, and its own about it.
+// The fields that journald adds to an entry when it gives it out.
 const (
-	fieldUnit   = "_SYSTEMD_UNIT"
 	fieldCursor = "__CURSOR"
 	fieldTime   = "__REALTIME_TIMESTAMP"
 )
@@ -92,30 +90,10 @@ func permissionHint() string {
 	return "; only root and the group systemd-journal may read all of it: call it with sudo"
 }
 
-// unitMatches are the entries of a unit and those of the manager about it, by
-// what journald says of the sender.
-func unitMatches(unit string) []string {
-	return []string{
-		fieldUnit + "=" + unit,
-		"+", "_PID=1", "UNIT=" + unit,
-		"+", "_SYSTEMD_CGROUP=/init.scope", "UNIT=" + unit, // before it becomes the unit's first process
-		"+", "_UID=0", journal.FieldObjectUnit + "=" + unit, // of purple, when the supervisor was killed
-	}
-}
-
-// eventMatches are Purple's events of a unit, without the command's output.
-func eventMatches(unit string) []string {
-	var ids []string
-	for _, id := range journal.IDs() {
-		ids = append(ids, "MESSAGE_ID="+id)
-	}
-	return slices.Concat(ids, []string{fieldUnit + "=" + unit, "+"}, ids, []string{"_UID=0", journal.FieldObjectUnit + "=" + unit})
-}
-
 // loggedUnits are the runs of which the journal has anything, ended or not.
 // Any process may have written this field: it is good for a name to look for.
-func loggedUnits(ctx context.Context) ([]string, error) {
-	cmd := exec.CommandContext(ctx, journalctl, "--quiet", "--no-pager", "--field=UNIT")
+func (d domain) loggedUnits(ctx context.Context) ([]string, error) {
+	cmd := exec.CommandContext(ctx, journalctl, "--quiet", "--no-pager", "--field="+d.aboutField())
 	cmd.Env = []string{"LC_ALL=C.UTF-8"}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -29,7 +29,7 @@ run is there. Each line has the time and who says it: "output" is the run's own
 that was recorded from outside of the sandbox, "systemd" the manager. No text of
 the output can change that word: what would steer a terminal is printed as \x1b.`,
 		Args:              exactlyOne("NAME"),
-		ValidArgsFunction: completeRuns(1),
+		ValidArgsFunction: a.completeRuns(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], follow) },
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print what comes, until the run has ended")
@@ -39,51 +39,60 @@ the output can change that word: what would steer a terminal is printed as \x1b.
 func (a *app) logs(ctx context.Context, arg string, follow bool) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	manager, unit, runs, err := findRun(ctx, arg)
+	found, err := a.findRun(ctx, arg)
 	if err != nil {
 		return err
 	}
-	defer manager.Close()
-	l := &logPrinter{app: a, unit: unit}
-	if follow && runs {
-		err = l.follow(ctx, manager)
+	defer found.Close()
+	l := &logPrinter{app: a, foundRun: found}
+	if follow && found.runs {
+		err = l.follow(ctx)
 	} else {
-		err = readJournal(ctx, l.print, unitMatches(unit)...)
+		err = readJournal(ctx, l.print, l.unitMatches(l.unit)...)
 	}
 	if ctx.Err() != nil {
 		return nil // the caller has seen enough
 	}
 	if err == nil && l.cursor == "" {
-		err = fmt.Errorf("cannot find anything of %s in the journal%s", unit, permissionHint())
+		err = fmt.Errorf("cannot find anything of %s in the journal%s", l.unit, permissionHint())
 	}
 	return err
 }
 
-// findRun finds the unit that arg names, whether it runs or has run. The manager
-// is the caller's to close.
-func findRun(ctx context.Context, arg string) (manager *units.Manager, unit string, runs bool, err error) {
+// foundRun is a unit that a command line names, and where to ask about it.
+type foundRun struct {
+	domain
+	*units.Manager
+	unit string
+	runs bool // it has not ended
+}
+
+// findRun finds the unit that arg names, whether it runs or has run. The caller
+// closes the manager.
+func (a *app) findRun(ctx context.Context, arg string) (*foundRun, error) {
 	if err := checkRunName(arg); err != nil {
-		return nil, "", false, err
+		return nil, err
 	}
-	manager, list, err := running(ctx)
+	d, manager, list, err := a.running(ctx)
 	if err != nil {
-		return nil, "", false, err
+		return nil, err
 	}
 	names := unitNames(list)
-	if unit, err = findLogged(ctx, arg, names); err != nil {
-		return nil, "", false, errors.Join(err, manager.Close())
+	unit, err := d.findLogged(ctx, arg, names)
+	if err != nil {
+		return nil, errors.Join(err, manager.Close())
 	}
-	return manager, unit, slices.Contains(names, unit), nil
+	return &foundRun{d, manager, unit, slices.Contains(names, unit)}, nil
 }
 
 // findLogged looks among what runs, then among what the journal remembers.
-func findLogged(ctx context.Context, arg string, names []string) (string, error) {
+func (d domain) findLogged(ctx context.Context, arg string, names []string) (string, error) {
 	unit, err := resolve(arg, names)
 	var none *noRunError
 	if !errors.As(err, &none) {
 		return unit, err
 	}
-	logged, logErr := loggedUnits(ctx)
+	logged, logErr := d.loggedUnits(ctx)
 	if logErr != nil {
 		return "", logErr
 	}
@@ -98,20 +107,20 @@ func findLogged(ctx context.Context, arg string, names []string) (string, error)
 // logPrinter prints the entries of one unit.
 type logPrinter struct {
 	*app
-	unit   string
+	*foundRun
 	cursor string // of the last entry
 }
 
 // follow prints until the run has ended and everything is printed.
-func (l *logPrinter) follow(ctx context.Context, manager *units.Manager) error {
+func (l *logPrinter) follow(ctx context.Context) error {
 	reading, end := context.WithCancel(ctx)
 	defer end()
 	waited := make(chan error, 1)
 	go func() {
 		defer end()
-		waited <- manager.WaitEnd(ctx, l.unit)
+		waited <- l.WaitEnd(ctx, l.unit)
 	}()
-	err := readJournal(reading, l.print, append([]string{"--follow", "--no-tail"}, unitMatches(l.unit)...)...)
+	err := readJournal(reading, l.print, append([]string{"--follow", "--no-tail"}, l.unitMatches(l.unit)...)...)
 	if reading.Err() == nil {
 		return err // for a reason of journalctl's own
 	}
@@ -119,7 +128,7 @@ func (l *logPrinter) follow(ctx context.Context, manager *units.Manager) error {
 		return err
 	}
 	syncJournal(ctx)
-	args := unitMatches(l.unit)
+	args := l.unitMatches(l.unit)
 	if l.cursor != "" {
 		args = append([]string{"--after-cursor=" + l.cursor}, args...)
 	}
@@ -135,7 +144,7 @@ type loggedLine struct {
 }
 
 func (l *logPrinter) print(e journal.Entry) error {
-	line, err := newLoggedLine(e, l.unit)
+	line, err := l.newLine(e)
 	if err != nil {
 		return err
 	}
@@ -148,28 +157,21 @@ func (l *logPrinter) print(e journal.Entry) error {
 	return err
 }
 
-// newLoggedLine tells who speaks from what journald says of the sender: the
-// command reaches the journal by its output only.
-func newLoggedLine(e journal.Entry, unit string) (loggedLine, error) {
+// newLine tells who speaks from what journald says of the sender: the command
+// reaches the journal by its output only.
+func (f *foundRun) newLine(e journal.Entry) (loggedLine, error) {
 	usec, err := strconv.ParseInt(e[fieldTime], 10, 64)
 	if err != nil {
 		return loggedLine{}, fmt.Errorf("cannot read the time of an entry: %w", err)
 	}
 	line := loggedLine{Time: time.UnixMicro(usec).UTC(), Source: "output", Message: escapeLine(e["MESSAGE"])}
 	switch {
-	case isEventOf(e, unit):
+	case f.isEventOf(e, f.unit):
 		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
-	case e[fieldUnit] != unit:
+	case !f.isOf(e, f.unit):
 		line.Source = "systemd"
 	}
 	return line, nil
-}
-
-// isEventOf tells whether Purple has written an entry about a unit, from
-// outside of the sandbox.
-func isEventOf(e journal.Entry, unit string) bool {
-	isOwn := e[fieldUnit] == unit || e["_UID"] == "0" && e[journal.FieldObjectUnit] == unit
-	return isOwn && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != ""
 }
 
 // escapeLine leaves the tabs, which steer no terminal.

@@ -212,7 +212,7 @@ func TestLoggedLine(t *testing.T) {
 		`systemd Killed`:    {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "1000", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
 	} {
 		e["__REALTIME_TIMESTAMP"] = "1700000000000001"
-		line, err := newLoggedLine(e, web1)
+		line, err := inSystem(web1).newLine(e)
 		if err != nil || line.Source+" "+line.Message != want || line.Time.UnixMicro() != 1700000000000001 {
 			t.Errorf("%+v, %v; want %s", line, err, want)
 		}
@@ -220,7 +220,7 @@ func TestLoggedLine(t *testing.T) {
 			t.Errorf("event %q of %s", line.Event, line.Source)
 		}
 	}
-	if _, err := newLoggedLine(journal.Entry{}, web1); err == nil {
+	if _, err := inSystem(web1).newLine(journal.Entry{}); err == nil {
 		t.Error("an entry without a time")
 	}
 }

@@ -17,29 +17,31 @@ import (
 
 // uplink is the network of a run, as far as purple has made it.
 type uplink struct {
-	*network.Namespace
-	unit      string
-	helper    string     // purple-net
-	hasRules  bool       // of its own on the host
-	listeners []*os.File // of the published ports, one for each of spec.Published
+	*network.Namespace // nil under a user manager
+	unit               string
+	helper             string     // purple-net
+	hasRules           bool       // of its own on the host
+	listeners          []*os.File // of the published ports, one for each of spec.Published
 }
 
 // makeUplink makes the network that a plan asks for, nil where it isolates.
 // Nothing of the host is changed, but the published ports are taken from here on.
-func makeUplink(plan *translate.Plan) (*uplink, error) {
+//
+// helper is purple-net.
+func makeUplink(plan *translate.Plan, helper string) (*uplink, error) {
 	want := plan.Network
 	if want == nil {
 		return nil, nil
-	}
-	helper, err := helperPath("purple-net")
-	if err != nil {
-		return nil, err
 	}
 	u := &uplink{unit: plan.Unit, helper: helper, hasRules: len(want.ToHost) > 0}
 	if err := u.listen(plan, want.Published); err != nil {
 		u.close()
 		return nil, err
 	}
+	if plan.Spec.UserManager {
+		return u, nil // purple-init makes the rest
+	}
+	var err error
 	if u.Namespace, err = network.New(networkConfig(plan)); err != nil {
 		u.close()
 		return nil, err
@@ -104,8 +106,9 @@ func (u *uplink) close() {
 	}
 }
 
-// connect links the namespace once the unit's first process is in it, and lets
-// that go on. From then on the unit holds all of it.
+// connect links the namespace once the unit's first process is in it, hands the
+// listening sockets over, and lets that process go on. From then on the unit
+// holds all of it.
 func (s *session) connect(ctx context.Context, u *uplink) error {
 	if u == nil {
 		return nil
@@ -119,23 +122,30 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	case m.Kind != spec.Alive:
 		return fmt.Errorf("internal error: got the message %q instead of %q", m.Kind, spec.Alive)
 	}
-	// Before anything changes on the host, so that it is there to change it back.
-	err = s.unit.StartAux(ctx, u.aux())
-	if err == nil {
-		err = u.Connect()
-	}
-	if err == nil {
-		// Now that there is a link for it to see. Before, it may have been
-		// about to leave.
-		err = s.unit.RequireAux(ctx, u.aux())
-	}
-	if err == nil {
+	if err = s.link(ctx, u); err == nil {
 		err = s.conn.Send(spec.Message{Kind: spec.Connected}, u.descriptors()...)
 	}
 	if err != nil {
 		return s.abandon(ctx, u, s.reason(err))
 	}
 	return nil
+}
+
+// link does the host's part, which only root has.
+func (s *session) link(ctx context.Context, u *uplink) error {
+	if u.Namespace == nil {
+		return nil
+	}
+	// Before anything changes on the host, so that it is there to change it back.
+	if err := s.unit.StartAux(ctx, u.aux()); err != nil {
+		return err
+	}
+	if err := u.Connect(); err != nil {
+		return err
+	}
+	// Now that there is a link for it to see. Before, it may have been
+	// about to leave.
+	return s.unit.RequireAux(ctx, u.aux())
 }
 
 // reason is what the unit's first process said before it went, where that is
@@ -157,7 +167,7 @@ const networkUnit = "purplenet.service"
 
 // properties are those of the run's unit.
 func (u *uplink) properties() []units.Property {
-	if u == nil {
+	if u == nil || u.Namespace == nil {
 		return nil
 	}
 	all := []units.Property{property("NetworkNamespacePath", u.Path())}
@@ -203,5 +213,8 @@ func (s *session) abandon(ctx context.Context, u *uplink, failure error) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	<-s.watchUnit(ctx)
+	if u.Namespace == nil {
+		return errors.Join(failure, killErr)
+	}
 	return errors.Join(failure, killErr, network.Disconnect(u.unit))
 }

@@ -24,7 +24,7 @@ import (
 // defaultProfile is what run and plan use when none is named.
 const defaultProfile = "ai-dev-safe"
 
-// request is what the command line of run and plan asks for.
+// request is what the command line of run, learn and plan asks for.
 type request struct {
 	profile   string
 	workspace string
@@ -36,7 +36,8 @@ type request struct {
 	terminal [3]bool
 	winsize  [4]uint16
 
-	planOnly bool // nothing will be started
+	planOnly bool     // nothing will be started
+	learner  *learner // of `purple learn`; nil: the policy's system calls are enforced
 }
 
 func (r *request) addFlags(cmd *cobra.Command) {
@@ -50,10 +51,13 @@ func (r *request) addFlags(cmd *cobra.Command) {
 
 // prepared is a plan and the filter that is being compiled for it.
 type prepared struct {
+	policy  *policies.Policy
 	plan    *translate.Plan
 	filter  func() (*seccomp.Program, error)
 	invoker translate.Invoker
+	netPath string   // purple-net; empty: the network is isolated
 	log     *os.File // of audit.log_path; nil: none
+	learner *learner
 }
 
 // program is the filter as it will be loaded.
@@ -61,6 +65,12 @@ func (p *prepared) program() (*seccomp.Program, error) {
 	program, err := p.filter()
 	if err == nil && p.plan.Spec.RecordSyscalls {
 		program = program.Notifying()
+	}
+	if s := &p.plan.Spec; err == nil && (s.RecordPaths || s.RecordReads || s.RecordCapabilities) {
+		program, err = program.Watching(seccomp.Watch{Paths: s.RecordPaths, Reads: s.RecordReads, Capabilities: s.RecordCapabilities, Held: s.Capabilities})
+	}
+	if err == nil && p.plan.Spec.Learning {
+		program = program.Traced()
 	}
 	return program, err
 }
@@ -81,10 +91,18 @@ func (a *app) prepare(req request) (*prepared, error) {
 		return nil, err
 	}
 	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
-	filter := compileFilter(policy)
+	if err := req.learner.accept(policy); err != nil {
+		return nil, err
+	}
+	filter := compileFilter(policy, req.learner)
 	command, err := a.command(req)
 	if err != nil {
 		return nil, err
+	}
+	if !policy.Network.Isolated {
+		if command.NetPath, err = req.helper("purple-net"); err != nil {
+			return nil, err
+		}
 	}
 	if command.ProfileFile, err = profilePath(profile); err != nil {
 		return nil, err
@@ -93,7 +111,11 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
 		return nil, err
 	}
-	facts, err := probe(policy, command)
+	d, err := a.domain()
+	if err != nil {
+		return nil, err
+	}
+	facts, err := probe(d.kind, policy, command)
 	if err != nil {
 		return nil, err
 	}
@@ -106,17 +128,17 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err := resolveCommand(plan, command); err != nil {
 		return nil, err
 	}
-	return &prepared{plan: plan, filter: filter, invoker: command.Invoker}, nil
+	return &prepared{policy: policy, plan: plan, filter: filter, invoker: command.Invoker, netPath: command.NetPath, learner: req.learner}, nil
 }
 
 // probe examines what the plan depends on, of the network only where one is
 // asked for.
-func probe(policy *policies.Policy, command translate.Command) (host.Facts, error) {
+func probe(manager host.ManagerKind, policy *policies.Policy, command translate.Command) (host.Facts, error) {
 	network := func() (host.Network, error) { return host.Network{}, nil }
 	if !policy.Network.Isolated {
 		network = meanwhile(host.ProbeNetwork)
 	}
-	facts, err := host.Probe(hostPaths(policy, command))
+	facts, err := host.Probe(manager, hostPaths(policy, command))
 	if err != nil {
 		return facts, err
 	}
@@ -125,8 +147,18 @@ func probe(policy *policies.Policy, command translate.Command) (host.Facts, erro
 }
 
 // compileFilter compiles beside everything else; the result is waited for.
-func compileFilter(policy *policies.Policy) func() (*seccomp.Program, error) {
-	return meanwhile(func() (*seccomp.Program, error) { return seccomp.Compile(policy.Syscalls, seccomp.NativeArch) })
+// Only for a learner it lets more pass than the policy does.
+func compileFilter(policy *policies.Policy, l *learner) func() (*seccomp.Program, error) {
+	return meanwhile(func() (*seccomp.Program, error) {
+		calls := policy.Syscalls
+		if l != nil {
+			var err error
+			if calls, err = seccomp.Learning(calls, seccomp.NativeArch); err != nil {
+				return nil, err
+			}
+		}
+		return seccomp.Compile(calls, seccomp.NativeArch)
+	})
 }
 
 // meanwhile begins f in a goroutine, and returns what waits for its result.
@@ -149,6 +181,7 @@ func (a *app) command(req request) (translate.Command, error) {
 	c := translate.Command{
 		RunID:    runID(),
 		Detach:   req.detach,
+		Learning: req.learner != nil,
 		Terminal: req.terminal,
 		Winsize:  req.winsize,
 		Environ:  environ(),
@@ -173,12 +206,33 @@ func (a *app) command(req request) (translate.Command, error) {
 	if c.Invoker, err = invoker(); err != nil {
 		return c, err
 	}
-	c.InitPath, err = helperPath("purple-init")
-	if err != nil && req.planOnly {
-		// A plan can be made where purple is not installed, as in CI.
-		c.InitPath, err = filepath.Join(packagedHelpers, "purple-init"), nil
+	if c.SelfPath, err = ownPath(); err != nil {
+		return c, err
 	}
+	c.InitPath, err = req.helper("purple-init")
 	return c, err
+}
+
+// ownPath is this program's file.
+func ownPath() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot find purple's own file: %w", err)
+	}
+	return self, nil
+}
+
+// helper is the path of a program of Purple's.
+func (r *request) helper(program string) (string, error) {
+	path, err := helperPath(program)
+	if err != nil && r.planOnly {
+		// A plan can be made where purple is not installed, as in CI.
+		return filepath.Join(packagedHelpers, program), nil
+	}
+	return path, err
 }
 
 // protectedDirs are where profiles are found by name: for this purple, and for
@@ -319,12 +373,9 @@ const packagedHelpers = "/usr/libexec/purple"
 // helperPath finds a program of Purple's and makes sure that nobody but root
 // could have written it: systemd executes it as root.
 func helperPath(program string) (string, error) {
-	self, err := os.Executable()
+	self, err := ownPath()
 	if err != nil {
-		return "", fmt.Errorf("cannot find %s: %w", program, err)
-	}
-	if self, err = filepath.EvalSymlinks(self); err != nil {
-		return "", fmt.Errorf("cannot find %s: %w", program, err)
+		return "", err
 	}
 	for _, name := range []string{filepath.Join(filepath.Dir(self), program), filepath.Join(packagedHelpers, program)} {
 		var st unix.Stat_t

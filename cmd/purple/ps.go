@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/purple-sandbox/purple/journal"
+	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
 )
@@ -42,18 +42,28 @@ type shownRun struct {
 	MemoryLimit *uint64    `json:"memory_limit_bytes"`
 	Tasks       *uint64    `json:"tasks"`
 	TasksLimit  *uint64    `json:"tasks_limit"`
+	Learning    bool       `json:"learning"`
 }
 
 func showRun(r units.Info) shownRun {
 	shown := shownRun{
 		Unit: r.Unit, Profile: r.Profile, RunID: r.RunID, State: r.State, MainPID: r.MainPID, CPUNSec: r.CPUNSec,
-		Memory: r.Memory, MemoryLimit: r.MemoryMax, Tasks: r.Tasks, TasksLimit: r.TasksMax,
+		Learning: strings.HasPrefix(r.Description, translate.LearningDescription),
+		Memory:   r.Memory, MemoryLimit: r.MemoryMax, Tasks: r.Tasks, TasksLimit: r.TasksMax,
 	}
 	if !r.Since.IsZero() {
 		since := r.Since.UTC()
 		shown.Since = &since
 	}
 	return shown
+}
+
+// profileText is the profile for a table.
+func (r shownRun) profileText() string {
+	if r.Learning {
+		return r.Profile + " (learning)"
+	}
+	return r.Profile
 }
 
 // listedRun is one element of `purple ps --json`.
@@ -64,12 +74,12 @@ type listedRun struct {
 }
 
 func (a *app) ps(ctx context.Context) error {
-	manager, runs, err := running(ctx)
+	d, manager, runs, err := a.running(ctx)
 	if err != nil {
 		return err
 	}
 	defer manager.Close()
-	tally := countDenials(ctx, unitNames(runs))
+	tally := d.countDenials(ctx, unitNames(runs))
 	listed := []listedRun{}
 	for _, r := range runs {
 		listed = append(listed, listedRun{shownRun: showRun(r), Command: journal.QuoteCommand(commandLine("/proc", r))})
@@ -91,10 +101,10 @@ func (a *app) ps(ctx context.Context) error {
 const denialsTime = 2 * time.Second
 
 // countDenials reads the journal beside everything else. nil: it is not known
-// how many there were. Only root may read all of the journal; for others no
-// event would look like no denial.
-func countDenials(ctx context.Context, names []string) func() *journal.Tally {
-	if len(names) == 0 || os.Geteuid() != 0 {
+// how many there were: to whom the journal shows nothing, no event would look like
+// no denial.
+func (d domain) countDenials(ctx context.Context, names []string) func() *journal.Tally {
+	if len(names) == 0 || !d.mayReadJournal() {
 		return func() *journal.Tally { return nil }
 	}
 	done := make(chan *journal.Tally, 1)
@@ -105,10 +115,10 @@ func countDenials(ctx context.Context, names []string) func() *journal.Tally {
 		err := readJournal(ctx, func(e journal.Entry) error {
 			event, err := journal.FromFields(e)
 			if err == nil {
-				tally.Add(e[fieldUnit], event)
+				tally.Add(e[d.unitField()], event)
 			}
 			return err
-		}, denialMatches(names)...)
+		}, d.denialMatches(names)...)
 		if err != nil {
 			done <- nil
 			return
@@ -116,19 +126,6 @@ func countDenials(ctx context.Context, names []string) func() *journal.Tally {
 		done <- &tally
 	}()
 	return func() *journal.Tally { return <-done }
-}
-
-// denialMatches asks by what journald says of the sender, which no sender can
-// choose.
-func denialMatches(names []string) []string {
-	var matches []string
-	for _, id := range journal.DenialIDs() {
-		matches = append(matches, "MESSAGE_ID="+id)
-	}
-	for _, name := range names {
-		matches = append(matches, fieldUnit+"="+name)
-	}
-	return matches
 }
 
 func psTable(runs []listedRun, now time.Time) []string {
@@ -140,7 +137,7 @@ func psTable(runs []listedRun, now time.Time) []string {
 			command = strings.TrimSpace("(" + r.State + ") " + command)
 		}
 		rows = append(rows, []string{
-			r.Unit, r.Profile, sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
+			r.Unit, r.profileText(), sinceText(r.Since, now), cpuText(r.CPUNSec), ofLimit(journal.Bytes, r.Memory, r.MemoryLimit),
 			orDash(countText, r.Tasks), orDash(countText, r.Denials), command,
 		})
 	}

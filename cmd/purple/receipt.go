@@ -45,8 +45,10 @@ type receiptText struct {
 }
 
 type receiptDenials struct {
-	Connections *uint64 `json:"connections"` // packets
-	Syscalls    *uint64 `json:"syscalls"`    // calls
+	Connections  *uint64 `json:"connections"`  // packets
+	Syscalls     *uint64 `json:"syscalls"`     // calls
+	Paths        *uint64 `json:"paths"`        // accesses to paths that were refused
+	Capabilities *uint64 `json:"capabilities"` // calls refused for want of one
 }
 
 // receipt is the file that --receipt names. A nil receipt is none, and takes
@@ -114,7 +116,9 @@ func (r *receipt) ended(v verdict, e *journal.RunEnded) {
 	t.NetReceived, t.NetSent = u.NetReceived.Pointer(), u.NetSent.Pointer()
 	t.LimitsReached = append(t.LimitsReached, strings.Fields(e.Reached.Limits)...)
 	t.OOMKills, t.Throttled, t.ThrottledTime = e.Reached.OOMKills.Pointer(), e.Reached.Throttled.Pointer(), e.Reached.ThrottledTime.Pointer()
-	t.Denials = receiptDenials{e.Denials.Connections.Pointer(), e.Denials.Syscalls.Pointer()}
+	t.Denials = receiptDenials{
+		e.Denials.Connections.Pointer(), e.Denials.Syscalls.Pointer(), e.Denials.Paths.Pointer(), e.Denials.Capabilities.Pointer(),
+	}
 }
 
 // write writes the receipt. end is what the run returned.

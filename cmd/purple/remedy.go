@@ -16,6 +16,8 @@ const (
 	keyAllow    = "syscalls.allow"
 	keyDeny     = "syscalls.deny"
 	keyOutgoing = "network.allow_outgoing"
+
+	keyCapabilities = "capabilities.add"
 )
 
 // remedy is what to change in a profile so that something denied passes.
@@ -40,6 +42,9 @@ type evaluator struct {
 	rules   *seccomp.Rules
 	network *translate.Network
 	policy  *policies.Policy // nil: it is not known where its entries stand
+
+	files     *policies.Policy // whose filesystem and capabilities they are; nil: not known
+	workspace string           // the folder that the run was called in; empty: not known, or none
 }
 
 // ofCall is the remedy for a denied system call.
@@ -88,7 +93,7 @@ func (r remedy) String() string {
 	}
 	if len(out) > 0 {
 		slices.Sort(out)
-		parts = append(parts, "out of "+keyDeny+": "+strings.Join(slices.Compact(out), ", "))
+		parts = append(parts, "out of "+r.Remove[0].Key+": "+strings.Join(slices.Compact(out), ", "))
 	}
 	return strings.Join(parts, "; ")
 }
@@ -99,4 +104,52 @@ func (r remedy) of(what string) string {
 		return fmt.Sprintf("no profile allows this %s: %s", what, r.Never)
 	}
 	return r.String()
+}
+
+// ofPath is the remedy for a path, as it was recorded, that could not be changed,
+// or read.
+func (e evaluator) ofPath(path string, effect journal.Effect) remedy {
+	r := remedy{Add: []change{}, Remove: []change{}}
+	if path == "" || strings.Contains(path, `\x`) {
+		r.Never = "its name cannot be written as it is"
+		return r
+	}
+	if effect == journal.EffectRead {
+		return e.ofRead(path)
+	}
+	m := translate.PathRemedy(e.files, e.workspace, path)
+	if r.Never = m.Never; m.Key != "" {
+		r.Add = append(r.Add, change{Key: m.Key, Entry: m.Entry, At: e.where(m.Key)})
+	}
+	return r
+}
+
+// ofRead is the remedy for what a write-only output path did not let be read.
+func (e evaluator) ofRead(path string) remedy {
+	r := remedy{Add: []change{}, Remove: []change{}}
+	m, instead := translate.ReadRemedy(e.files, path)
+	if r.Never = m.Never; m.Key != "" {
+		r.Add = append(r.Add, change{Key: m.Key, Entry: m.Entry, At: e.where(m.Key)})
+		r.Remove = append(r.Remove, change{Key: m.Key, Entry: instead.Entry, At: e.where(instead.Key)})
+	}
+	return r
+}
+
+// ofCapability is the remedy for a capability that was missing.
+func (e evaluator) ofCapability(name string) remedy {
+	r := remedy{Add: []change{}, Remove: []change{}}
+	if r.Never = translate.CapabilityUse(name); r.Never == "" {
+		r.Add = append(r.Add, change{Key: keyCapabilities, Entry: name, At: e.where(keyCapabilities)})
+	}
+	return r
+}
+
+// workspaceOf is the folder that a plan binds for the command to start in.
+func workspaceOf(p *translate.Plan) string {
+	for _, m := range p.Spec.Mounts {
+		if m.Source == m.Target && m.Target == p.Spec.Command.Dir {
+			return m.Target
+		}
+	}
+	return ""
 }

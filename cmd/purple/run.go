@@ -10,6 +10,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/purple-sandbox/purple/internal/firewall"
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/translate"
 	"github.com/purple-sandbox/purple/translate/seccomp"
 	"github.com/purple-sandbox/purple/units"
@@ -47,19 +48,25 @@ go to the command's own pty, as outside. When purple is killed, so is the run.`,
 
 // run is the road of `purple run`: prepare, start, attach, end.
 func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
-	go units.Prime()
-	connection := meanwhile(func() (*units.Manager, error) { return units.Connect(ctx) })
+	d, err := a.domain()
+	if err == nil {
+		err = d.requireOwn("run a command")
+	}
+	if err != nil {
+		return err
+	}
+	connection := meanwhile(func() (*units.Manager, error) { return d.connect(ctx) })
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
 	}
 	p, err := a.prepare(req)
 	if err != nil {
-		return err
+		return moreBasic(err, connection)
 	}
 	receipt.planned(p.plan)
 	a.warn(p.plan.Warnings)
-	if uid := os.Geteuid(); uid != 0 {
-		return fmt.Errorf("cannot run as uid %d: this version asks the system manager, which only root may; call it with sudo", uid)
+	if req.detach {
+		a.warnOfLinger(d)
 	}
 	manager, err := connection()
 	if err != nil {
@@ -71,7 +78,7 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 	}
 	defer p.log.Close() // of none it is harmless
 	inTheWay := meanwhile(func() ([]firewall.Obstacle, error) { return obstacles(p.plan) })
-	network, err := makeUplink(p.plan)
+	network, err := makeUplink(p.plan, p.netPath)
 	if err != nil {
 		return err
 	}
@@ -99,13 +106,29 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 	return a.attach(ctx, s, receipt)
 }
 
+// moreBasic is why there is no manager, where the other error is that it has not got
+// something.
+func moreBasic(err error, connection func() (*units.Manager, error)) error {
+	if !errors.As(err, new(*translate.UnsupportedError)) {
+		return err
+	}
+	manager, missing := connection()
+	if missing != nil {
+		return missing
+	}
+	manager.Close()
+	return err
+}
+
 // session is a started unit and this end of its control socket.
 type session struct {
-	plan  *translate.Plan
-	unit  *units.Run
-	conn  *spec.Conn
-	rules *seccomp.Rules // of the filter; once the spec is sent
-	log   *slog.Logger   // of what purple-init says
+	plan    *translate.Plan
+	unit    *units.Run
+	conn    *spec.Conn
+	rules   *seccomp.Rules // of the filter; once the spec is sent
+	log     *slog.Logger   // of what purple-init says
+	learner *learner       // nil: not a learning run
+	policy  *policies.Policy
 }
 
 // start starts the unit and gives it its network.
@@ -137,7 +160,7 @@ func startUnit(ctx context.Context, manager *units.Manager, p *prepared, network
 		conn.Close()
 		return nil, err
 	}
-	s := &session{plan: p.plan, unit: unit, conn: conn}
+	s := &session{plan: p.plan, unit: unit, conn: conn, learner: p.learner, policy: p.policy}
 	if err := s.sendSpec(p); err != nil {
 		conn.Close()
 		return nil, errors.Join(err, unit.Kill(ctx))
@@ -155,6 +178,13 @@ func (s *session) sendSpec(p *prepared) error {
 	}
 	s.rules = filter.Rules()
 	body.Filter = filter.Bytes()
+	if p.learner != nil {
+		// What is explained is the profile that it is learnt under.
+		if s.rules, err = seccomp.Resolve(p.policy.Syscalls, seccomp.NativeArch); err != nil {
+			return err
+		}
+		p.learner.prepared, p.learner.base, p.learner.lax = p, s.rules, filter.Rules()
+	}
 	f, err := spec.Encode(&body)
 	if err != nil {
 		return err

@@ -12,17 +12,21 @@ import (
 )
 
 // running connects to systemd and lists the runs that have not ended.
-func running(ctx context.Context) (*units.Manager, []units.Info, error) {
-	manager, err := units.Connect(ctx)
+func (a *app) running(ctx context.Context) (domain, *units.Manager, []units.Info, error) {
+	d, err := a.domain()
 	if err != nil {
-		return nil, nil, err
+		return d, nil, nil, err
+	}
+	manager, err := d.connect(ctx)
+	if err != nil {
+		return d, nil, nil, err
 	}
 	runs, err := manager.List(ctx)
 	if err != nil {
 		manager.Close()
-		return nil, nil, err
+		return d, nil, nil, err
 	}
-	return manager, runs, nil
+	return d, manager, runs, nil
 }
 
 func unitNames(runs []units.Info) []string {
@@ -95,14 +99,14 @@ func enumerate(names []string) string {
 const completionTime = 2 * time.Second
 
 // completeRuns completes the names of runs; most: how many arguments there may be.
-func completeRuns(most int) cobra.CompletionFunc {
+func (a *app) completeRuns(most int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 		defer cancel()
-		manager, runs, err := running(ctx)
+		_, manager, runs, err := a.running(ctx)
 		if err != nil {
 			// A shell has no place for the reason; the command will tell it.
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -28,7 +28,7 @@ On a terminal the table is drawn anew every second, until Ctrl-C or the end of
 the runs that were named. Elsewhere, and with --json, it is printed once. CPU%
 is of one CPU, since the table before; in the first one since the run's start.
 The tasks include Purple's own in the unit.`,
-		ValidArgsFunction: completeRuns(math.MaxInt),
+		ValidArgsFunction: a.completeRuns(math.MaxInt),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.stats(cmd.Context(), args) },
 	}
 }
@@ -41,7 +41,7 @@ func (a *app) stats(ctx context.Context, args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	manager, runs, err := running(ctx)
+	_, manager, runs, err := a.running(ctx)
 	if err != nil {
 		return err
 	}

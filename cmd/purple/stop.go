@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -19,7 +18,7 @@ NAME is a unit, with or without ".service", a run id, or a profile of which one
 run is there. The command gets SIGTERM; 5 seconds later, or at once with --kill,
 all of the run gets SIGKILL. "systemctl stop UNIT" does the same.`,
 		Args:              exactlyOne("NAME"),
-		ValidArgsFunction: completeRuns(1),
+		ValidArgsFunction: a.completeRuns(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.stop(cmd.Context(), args[0], kill) },
 	}
 	cmd.Flags().BoolVarP(&kill, "kill", "k", false, "kill it at once")
@@ -30,14 +29,14 @@ func (a *app) stop(ctx context.Context, arg string, kill bool) error {
 	if err := checkRunName(arg); err != nil {
 		return err
 	}
-	if uid := os.Geteuid(); uid != 0 {
-		return fmt.Errorf("cannot stop a run as uid %d: it is the system manager's, which only root may ask; call it with sudo", uid)
-	}
-	manager, runs, err := running(ctx)
+	d, manager, runs, err := a.running(ctx)
 	if err != nil {
 		return err
 	}
 	defer manager.Close()
+	if err := d.requireOwn("stop a run"); err != nil {
+		return err
+	}
 	unit, err := resolve(arg, unitNames(runs))
 	if err != nil {
 		return err

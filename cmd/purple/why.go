@@ -23,26 +23,25 @@ it is now: if it has changed since the start of the run, that is said.`,
 		Example: `  purple why 0123abcd
   purple --json why 0123abcd`,
 		Args:              exactlyOne("NAME"),
-		ValidArgsFunction: completeRuns(1),
+		ValidArgsFunction: a.completeRuns(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.why(cmd.Context(), args[0]) },
 	}
 }
 
 func (a *app) why(ctx context.Context, arg string) error {
-	manager, unit, runs, err := findRun(ctx, arg)
+	found, err := a.findRun(ctx, arg)
 	if err != nil {
 		return err
 	}
-	defer manager.Close()
+	defer found.Close()
 	syncJournal(ctx)
-	record, err := readRecord(ctx, unit)
+	record, err := readRecord(ctx, found)
 	if err != nil {
 		return err
 	}
 	if record.history.IsEmpty() {
-		return fmt.Errorf("cannot tell anything of %s: the journal has no event of it, as with `audit.enabled: false`%s", unit, permissionHint())
+		return fmt.Errorf("cannot tell anything of %s: the journal has no event of it, as with `audit.enabled: false`%s", found.unit, permissionHint())
 	}
-	record.running = runs
 	report := newReport(record, a.profileOf(record))
 	if a.json {
 		return printJSON(a.stdout, report)
@@ -53,24 +52,23 @@ func (a *app) why(ctx context.Context, arg string) error {
 
 // record is what the journal has of a run.
 type record struct {
-	unit       string
-	running    bool
+	*foundRun
 	history    journal.History
 	unreadable int // events, of another version of Purple's
 }
 
-func readRecord(ctx context.Context, unit string) (*record, error) {
-	r := &record{unit: unit}
+func readRecord(ctx context.Context, found *foundRun) (*record, error) {
+	r := &record{foundRun: found}
 	err := readJournal(ctx, func(e journal.Entry) error {
 		r.add(e)
 		return nil
-	}, eventMatches(unit)...)
+	}, r.eventMatches(r.unit)...)
 	return r, err
 }
 
 // add takes an entry if Purple has written it about the unit.
 func (r *record) add(e journal.Entry) {
-	if !isEventOf(e, r.unit) {
+	if !r.isEventOf(e, r.unit) {
 		return
 	}
 	event, err := journal.FromFields(e)

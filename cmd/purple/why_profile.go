@@ -49,6 +49,7 @@ func (a *app) profileOf(r *record) *runProfile {
 	default:
 		p.state = profileChanged
 	}
+	p.files = p.policy
 	if p.policy != nil && len(r.history.Connections) > 0 {
 		p.network, p.networkErr = networkOf(p.policy)
 	}

@@ -56,17 +56,20 @@ type reportedLimit struct {
 
 // reportedDenial is a system call or packets, and what would allow them.
 type reportedDenial struct {
-	Kind        string  `json:"kind"` // "syscall" or "connection"
-	Count       uint64  `json:"count"`
-	Syscall     string  `json:"syscall,omitempty"`
-	Arguments   string  `json:"arguments,omitempty"`
-	Process     string  `json:"process,omitempty"` // empty: several, or not known
-	Errno       string  `json:"errno,omitempty"`
-	Protocol    string  `json:"protocol,omitempty"`
-	Destination string  `json:"destination,omitempty"`
-	Port        uint16  `json:"port,omitempty"`
-	Allowed     bool    `json:"allowed_now"` // by the profile as it is now; then there is no remedy
-	Remedy      *remedy `json:"remedy"`
+	Kind        string         `json:"kind"` // "syscall", "connection", "path" or "capability"
+	Count       uint64         `json:"count"`
+	Syscall     string         `json:"syscall,omitempty"`
+	Arguments   string         `json:"arguments,omitempty"`
+	Process     string         `json:"process,omitempty"` // empty: several, or not known
+	Errno       string         `json:"errno,omitempty"`
+	Protocol    string         `json:"protocol,omitempty"`
+	Destination string         `json:"destination,omitempty"`
+	Port        uint16         `json:"port,omitempty"`
+	Path        string         `json:"path,omitempty"`
+	Effect      journal.Effect `json:"effect,omitempty"`
+	Capability  string         `json:"capability,omitempty"`
+	Allowed     bool           `json:"allowed_now"` // by the profile as it is now; then there is no remedy
+	Remedy      *remedy        `json:"remedy"`
 
 	what string // in words
 }
@@ -76,6 +79,7 @@ var limitKeys = map[journal.Limit]string{
 	journal.LimitMemory: "resources.memory_limit_bytes",
 	journal.LimitTasks:  "resources.pids_limit",
 	journal.LimitCPU:    "resources.cpu_shares",
+	journal.LimitIO:     "resources.block_io_limit",
 	journal.LimitTime:   "resources.session_timeout_seconds",
 }
 
@@ -83,7 +87,7 @@ func newReport(r *record, p *runProfile) *report {
 	h := &r.history
 	w := &report{
 		Unit: r.unit, Profile: p.name, ProfileFile: journal.Escape(p.file), ProfileState: p.state, ProfileError: errorText(p.err), NetworkError: errorText(p.networkErr),
-		PolicyHash: r.policyHash(), Running: r.running, Unreadable: r.unreadable,
+		PolicyHash: r.policyHash(), Running: r.runs, Unreadable: r.unreadable,
 		Limits: reportLimits(h), Denials: reportDenials(h, p), isolated: p.policy != nil && p.policy.Network.Isolated,
 	}
 	if h.Started != nil {
@@ -148,6 +152,12 @@ func reportDenials(h *journal.History, p *runProfile) []reportedDenial {
 	for _, e := range h.Connections {
 		denials = append(denials, p.deniedPackets(e))
 	}
+	for _, e := range h.Paths {
+		denials = append(denials, p.deniedPath(e))
+	}
+	for _, e := range h.Capabilities {
+		denials = append(denials, p.deniedCapability(e))
+	}
 	slices.SortStableFunc(denials, func(x, y reportedDenial) int { return cmp.Compare(y.Count, x.Count) })
 	return denials
 }
@@ -182,6 +192,33 @@ func (p *runProfile) deniedPackets(e journal.ConnectionDenied) reportedDenial {
 	return d
 }
 
+// deniedPath has the remedy for the policy as it is now: whether that would allow
+// it already is not known, as the machine decides about paths.
+func (p *runProfile) deniedPath(e journal.PathDenied) reportedDenial {
+	d := reportedDenial{
+		Kind: "path", Count: e.Count, Path: e.Path, Effect: e.Effect, Syscall: e.Syscall, Process: e.Comm, Errno: e.Errno, what: e.What(),
+	}
+	if p.policy != nil {
+		r := p.ofPath(e.Path, e.Effect)
+		d.Remedy = &r
+	}
+	return d
+}
+
+func (p *runProfile) deniedCapability(e journal.CapabilityDenied) reportedDenial {
+	d := reportedDenial{
+		Kind: "capability", Count: e.Count, Capability: e.Capability, Syscall: e.Syscall, Arguments: e.Arguments,
+		Process: e.Comm, Errno: e.Errno, what: e.Capability + " for " + e.Syscall,
+	}
+	if p.policy == nil {
+		return d
+	}
+	r := p.ofCapability(e.Capability)
+	d.Allowed = slices.Contains(p.policy.Capabilities.Add, e.Capability)
+	d.setUnlessAllowed(&r)
+	return d
+}
+
 func (d *reportedDenial) setUnlessAllowed(r *remedy) {
 	if !d.Allowed {
 		d.Remedy = r
@@ -200,12 +237,18 @@ func callNumber(name string) (uint32, bool) {
 
 // reportTotals are those of the end, else the sum of what events tell so far.
 func reportTotals(h *journal.History, p *runProfile) receiptDenials {
-	var calls, packets uint64
+	var calls, packets, paths, capabilities uint64
 	for _, e := range h.Calls {
 		calls += e.Count
 	}
 	for _, e := range h.Connections {
 		packets += e.Count
+	}
+	for _, e := range h.Paths {
+		paths += e.Count
+	}
+	for _, e := range h.Capabilities {
+		capabilities += e.Count
 	}
 	if h.CallsTotal != nil {
 		calls = h.CallsTotal.Total
@@ -213,13 +256,21 @@ func reportTotals(h *journal.History, p *runProfile) receiptDenials {
 	if h.ConnectionsTotal != nil {
 		packets = h.ConnectionsTotal.Total
 	}
+	if h.PathsTotal != nil {
+		paths = h.PathsTotal.Total
+	}
+	if h.CapabilitiesTotal != nil {
+		capabilities = h.CapabilitiesTotal.Total
+	}
 	var end journal.Denials
 	if h.Ended != nil {
 		end = h.Ended.Denials
 	}
 	return receiptDenials{
-		Connections: p.total(end.Connections, packets, "network"),
-		Syscalls:    p.total(end.Syscalls, calls, "syscall"),
+		Connections:  p.total(end.Connections, packets, "network"),
+		Syscalls:     p.total(end.Syscalls, calls, "syscall"),
+		Paths:        p.total(end.Paths, paths, "filesystem"),
+		Capabilities: p.total(end.Capabilities, capabilities, "syscall"),
 	}
 }
 

@@ -88,7 +88,7 @@ var whyEnded = journal.RunEnded{
 // recordOf passes events through the fields that the journal has of them.
 func recordOf(t *testing.T, events ...journal.Event) *record {
 	t.Helper()
-	r := &record{unit: whyUnit}
+	r := &record{foundRun: inSystem(whyUnit)}
 	for _, e := range events {
 		r.add(entryOf(e))
 	}
@@ -96,7 +96,7 @@ func recordOf(t *testing.T, events ...journal.Event) *record {
 }
 
 func entryOf(e journal.Event) journal.Entry {
-	entry := journal.Entry{fieldUnit: whyUnit, "_TRANSPORT": "journal"}
+	entry := journal.Entry{"_SYSTEMD_UNIT": whyUnit, "_TRANSPORT": "journal"}
 	for _, f := range journal.Fields(e) {
 		entry[f.Name] = f.Value
 	}
@@ -161,7 +161,7 @@ func TestWhyTextOfARunThatGoesOn(t *testing.T) {
 	}
 	a, _ := whyStore(t, "")
 	r := recordOf(t, journal.RunStarted{Run: whyRun, PolicyHash: policy.Digest})
-	r.unit, r.running = "purple-offline-01234567.service", true
+	r.unit, r.runs = "purple-offline-01234567.service", true
 	w := reportOf(t, a, r)
 	mustBeText(t, w.text(),
 		"purple-offline-01234567.service: it goes on; what was denied in the last 10 seconds may be missing",
@@ -230,11 +230,11 @@ func TestWhyWithoutAProfile(t *testing.T) {
 
 // Only what Purple wrote about the unit counts, and what cannot be read is said.
 func TestRecord(t *testing.T) {
-	r := &record{unit: whyUnit}
+	r := &record{foundRun: inSystem(whyUnit)}
 	foreign, printed, broken, other := entryOf(deniedCallEvent("mlock", "x", 1)), entryOf(deniedCallEvent("mlock", "x", 1)), entryOf(deniedCallEvent("mlock", "x", 1)), journal.Entry{}
-	foreign[fieldUnit], printed["_TRANSPORT"] = "evil.service", "stdout"
+	foreign["_SYSTEMD_UNIT"], printed["_TRANSPORT"] = "evil.service", "stdout"
 	delete(broken, journal.FieldRegisters)
-	other[fieldUnit], other["_TRANSPORT"], other[journal.FieldEvent] = whyUnit, "journal", "new-event"
+	other["_SYSTEMD_UNIT"], other["_TRANSPORT"], other[journal.FieldEvent] = whyUnit, "journal", "new-event"
 	for _, e := range []journal.Entry{foreign, printed, broken, other} {
 		r.add(e)
 	}
@@ -242,7 +242,7 @@ func TestRecord(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	killed := entryOf(whyEndedBy(journal.ReasonKilled))
-	killed[fieldUnit], killed["_UID"], killed[journal.FieldObjectUnit] = "session-1.scope", "0", whyUnit
+	killed["_SYSTEMD_UNIT"], killed["_UID"], killed[journal.FieldObjectUnit] = "session-1.scope", "0", whyUnit
 	r.add(killed)
 	if r.history.Ended == nil {
 		t.Error("the end in place of a killed supervisor is not found")
@@ -290,7 +290,7 @@ func TestWhyJSON(t *testing.T) {
     {"limit": "memory", "key": "resources.memory_limit_bytes", "value": 268435456, "count": 2},
     {"limit": "cpu", "key": "resources.cpu_shares", "value": null, "count": 9}
   ],
-  "totals": {"connections": 15, "syscalls": 20},
+  "totals": {"connections": 15, "syscalls": 20, "paths": 0, "capabilities": 0},
   "denials": [
     {"kind": "syscall", "count": 3, "syscall": "mlock", "process": "node", "errno": "EPERM", "allowed_now": false,
      "remedy": {"add": [], "remove": [{"key": "syscalls.deny", "entry": "@memlock", "at": "FILE:5:10"}]}},
@@ -332,11 +332,11 @@ func TestWhySteersNoTerminal(t *testing.T) {
 
 // Every limit of which a run can tell has its key, which a profile has.
 func TestLimitKeys(t *testing.T) {
-	p, err := policies.Parse("web", "web.yaml", []byte(whyProfile+"resources: {memory_limit_bytes: 1G, pids_limit: 9, cpu_shares: 0.5, session_timeout_seconds: 9}\n"))
+	p, err := policies.Parse("web", "web.yaml", []byte(whyProfile+"resources: {memory_limit_bytes: 1G, pids_limit: 9, cpu_shares: 0.5, block_io_limit: 2MBps, session_timeout_seconds: 9}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, limit := range []journal.Limit{journal.LimitMemory, journal.LimitTasks, journal.LimitCPU, journal.LimitTime} {
+	for _, limit := range []journal.Limit{journal.LimitMemory, journal.LimitTasks, journal.LimitCPU, journal.LimitIO, journal.LimitTime} {
 		if at := p.Where(limitKeys[limit]); at.Line != 9 || at.Column == 1 {
 			t.Errorf("%s: %q is at %v", limit, limitKeys[limit], at)
 		}

@@ -95,6 +95,12 @@ func (w *report) notes() []string {
 	if n := w.untold("syscall", w.Totals.Syscalls); n > 0 {
 		add("and %s that no event tells of", counted(n, "system call"))
 	}
+	if n := w.untold("path", w.Totals.Paths); n > 0 {
+		add("and %s that no event tells of", countedAccesses(n))
+	}
+	if w.Totals.Paths == nil {
+		add("refused accesses to paths were not recorded")
+	}
 	if w.Totals.Syscalls == nil {
 		add("denied system calls were not recorded")
 	}

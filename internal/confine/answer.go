@@ -2,11 +2,14 @@ package confine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
 	"unsafe"
 
+	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/policies/syscalls"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +30,11 @@ type answerer struct {
 	status  [4096]byte // of /proc/TID/status
 	started int        // bytes of status that were read while the call waited
 
+	program []unix.SockFilter // the filter: see whatAbout
+	about   about             // what waits
+	resume  response          // lets it go on
+	watch   *watcher
+
 	textArguments [][]int           // by number: see textArguments
 	threads       [maxThreads]known // by thread id, modulo
 }
@@ -40,7 +48,8 @@ func entersyscall()
 //go:linkname exitsyscall runtime.exitsyscall
 func exitsyscall()
 
-// next waits for a denied call, looks at what it claims and answers it.
+// next waits for a call, looks at what it claims and answers it, but for what
+// takes a closer look: that is left to decide.
 //
 // To the Go runtime all of it is one system call. As four, each return would
 // have to find a processor of the runtime's and wake its monitor: measured, 40
@@ -60,8 +69,17 @@ func (a *answerer) serve() (err syscall.Errno, left bool) {
 	if err, left = a.receive(); err != 0 || left {
 		return err, left
 	}
-	a.examine()
-	return a.deny(), false
+	a.about = a.whatAbout()
+	a.readClaims()
+	if a.about == aboutPath && a.isPlainlyAllowed() {
+		a.about = aboutNothing
+		return a.goOn(), false
+	}
+	a.readWho()
+	if a.about == aboutDenied {
+		return a.deny(), false
+	}
+	return 0, false // it waits for decide
 }
 
 //go:nosplit
@@ -99,15 +117,21 @@ func (a *answerer) wait() (err syscall.Errno, left bool) {
 	}
 }
 
-// examine reads what can only be read while the call waits.
+// readWho reads what can only be read of a thread while its call waits.
 //
 //go:nosplit
-func (a *answerer) examine() {
+func (a *answerer) readWho() {
 	if a.threads[a.n.tid%maxThreads].tid != a.n.tid {
 		a.started = a.readStatus()
 	} else {
 		a.started = 0
 	}
+}
+
+// readClaims reads the texts of the call.
+//
+//go:nosplit
+func (a *answerer) readClaims() {
 	a.forgetTexts()
 	nr := int(a.n.data.nr)
 	if nr < 0 || nr >= len(a.textArguments) {
@@ -205,11 +229,12 @@ func (a *answerer) deny() syscall.Errno {
 	}
 }
 
-func newAnswerer(l *listener, textArguments [][]int) *answerer {
+// newAnswerer makes an answerer that has only to learn of the sandbox.
+func newAnswerer(l *listener) *answerer {
 	a := &answerer{
-		fd: uintptr(l.fd), textArguments: textArguments,
+		fd: uintptr(l.fd), polled: unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN},
 		answer: response{error: -int32(deniedErrno)},
-		polled: unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN},
+		resume: response{flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE},
 	}
 	for i := range a.found.texts {
 		a.local[i] = unix.Iovec{Base: &a.found.texts[i].bytes[0], Len: maxText}
@@ -217,17 +242,72 @@ func newAnswerer(l *listener, textArguments [][]int) *answerer {
 	return a
 }
 
-// answerCalls answers each call, and then counts it. It ends with an error; the
-// kernel then answers what comes.
-func (a *answerer) answerCalls(t *callTally) error {
+// learn makes the tables of calls. They take half a millisecond: the first call
+// waits for them, and not the start of a command that never makes one.
+func (a *answerer) learn(s *spec.Spec, arch string) error {
+	a.textArguments = textArguments(arch)
+	a.program, a.watch = newProgram(s.Filter), newWatcher(s, arch, a.textArguments)
+	bind, ok := syscalls.Number(arch, "bind")
+	if !ok {
+		return errors.New("internal error: no number of bind")
+	}
+	a.textArguments[bind] = []int{1} // no text, but to be read as well: see bindsLowPort
+	return nil
+}
+
+// awaitFirst waits for the first call, which it leaves waiting.
+//
+//go:nosplit
+func (a *answerer) awaitFirst() (err syscall.Errno, left bool) {
+	entersyscall()
+	err, left = a.wait()
+	exitsyscall()
+	return err, left
+}
+
+// answerCalls answers each call, and then counts what is denied. It ends with an
+// error; the kernel then answers what comes.
+func (a *answerer) answerCalls(s *spec.Spec, arch string, d *deniedCalls) error {
+	errno, left := a.awaitFirst()
+	if errno == 0 && !left {
+		if err := a.learn(s, arch); err != nil {
+			return err
+		}
+	}
 	for {
-		errno, left := a.next()
+		if errno != 0 {
+			return os.NewSyscallError("answer a call", errno)
+		}
 		if left {
 			return errNobodyLeft
 		}
-		if errno != 0 {
-			return os.NewSyscallError("answer a denied call", errno)
+		if errno, left = a.next(); errno != 0 || left {
+			continue
 		}
-		t.add(a.denial(time.Now()))
+		if err := a.finish(d); err != nil {
+			return fmt.Errorf("answer a call: %w", err)
+		}
 	}
+}
+
+// finish does what is left to do about a call.
+func (a *answerer) finish(d *deniedCalls) error {
+	tally := d.tally
+	a.found.path, a.found.effect, a.found.capability = "", "", ""
+	switch a.about {
+	case aboutNothing:
+		return nil
+	case aboutPath, aboutCapability:
+		refused, err := a.decide()
+		if err != nil || !refused {
+			return err
+		}
+		if tally = d.paths; a.about == aboutCapability {
+			tally = d.capabilities
+		}
+	}
+	if tally != nil {
+		tally.add(a.denial(time.Now()))
+	}
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,7 +87,10 @@ func TestAnswerer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	a := newAnswerer(l, textArguments(runtime.GOARCH))
+	a := newAnswerer(l)
+	if err := a.learn(&spec.Spec{}, runtime.GOARCH); err != nil {
+		t.Fatal(err)
+	}
 	whole, open := lastBytes(t, "/whole\x00"), lastBytes(t, "/open")
 	long := lastBytes(t, strings.Repeat("x", maxText+10)+"\x00")
 	for _, c := range []struct {

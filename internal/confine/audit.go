@@ -39,7 +39,7 @@ func openAudit(s *spec.Spec, log int) (*audit, error) {
 }
 
 func runOf(s *spec.Spec) journal.Run {
-	return journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID}
+	return journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning}
 }
 
 // emit writes an event to both. An error means that it is not in the journal;
@@ -252,7 +252,10 @@ func (s *supervisor) usage() journal.Usage {
 	if !u.IORead.Known {
 		u.IORead, u.IOWritten = processIO()
 	}
-	if s.spec.NetworkNamespace != 0 {
+	switch {
+	case s.uplink != nil:
+		u.NetReceived, u.NetSent = parseLinks(s.uplink.linkBytes())
+	case s.spec.NetworkNamespace != 0:
 		u.NetReceived, u.NetSent = linkBytes()
 	}
 	return u

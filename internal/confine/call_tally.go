@@ -16,10 +16,35 @@ import (
 // calls are few hundred, so a denial of a new one always has an event.
 const maxNamedCalls = 256
 
+// tallyKind is what a tally counts.
+type tallyKind int
+
+// The kinds. A path is counted apart for each thing that is to be done to it.
+const (
+	deniedByFilter tallyKind = iota
+	deniedPath
+	deniedCapability
+)
+
 // callKey is what is counted apart.
 type callKey struct {
-	nr   int32
-	comm [16]byte
+	nr     int32
+	comm   [16]byte
+	path   string
+	effect journal.Effect
+}
+
+// key is what a denial is counted by. Of many names, or paths, the rest is counted
+// together, for each call.
+func (k tallyKind) key(d *denial, rest bool) callKey {
+	switch {
+	case rest:
+		return callKey{nr: d.nr, effect: d.effect}
+	case k == deniedPath:
+		return callKey{comm: d.who.comm, path: d.path, effect: d.effect}
+	default:
+		return callKey{nr: d.nr, comm: d.who.comm}
+	}
 }
 
 // countedCall is the count of one key.
@@ -35,6 +60,7 @@ type countedCall struct {
 // callTally counts denied calls. The thread that answers them adds, another
 // tells: what the journal does never holds up a call.
 type callTally struct {
+	kind   tallyKind
 	run    journal.Run
 	emit   func(journal.Event) error
 	bucket bucket
@@ -46,9 +72,9 @@ type callTally struct {
 	total uint64
 }
 
-func newCallTally(run journal.Run, emit func(journal.Event) error, now time.Time) *callTally {
+func newCallTally(kind tallyKind, run journal.Run, emit func(journal.Event) error, now time.Time) *callTally {
 	return &callTally{
-		run: run, emit: emit, bucket: bucket{tokens: eventsBurst, last: now},
+		kind: kind, run: run, emit: emit, bucket: bucket{tokens: eventsBurst, last: now},
 		news: make(chan struct{}, 1), calls: map[callKey]*countedCall{},
 	}
 }
@@ -58,28 +84,26 @@ func (t *callTally) add(d *denial) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.total++
-	c := t.calls[callKey{d.nr, d.who.comm}]
+	c := t.calls[t.kind.key(d, false)]
 	if c == nil {
 		c = t.begin(d)
 	}
 	c.count++
-	comm := c.latest.who.comm // empty where several names share the count
+	// Both are empty where several share the count.
+	comm, path := c.latest.who.comm, c.latest.path
 	c.latest = *d
-	c.latest.who.comm = comm
+	c.latest.who.comm, c.latest.path = comm, path
 }
 
 // begin makes the count of a call and name, or finds that of all further names.
 func (t *callTally) begin(d *denial) *countedCall {
-	key := callKey{d.nr, d.who.comm}
-	if len(t.order) >= maxNamedCalls {
-		key.comm = [16]byte{}
-	}
+	key := t.kind.key(d, len(t.order) >= maxNamedCalls)
 	c := t.calls[key]
 	if c != nil {
 		return c
 	}
 	c = &countedCall{latest: *d}
-	c.latest.who.comm = key.comm
+	c.latest.who.comm, c.latest.path = key.comm, key.path
 	t.calls[key] = c
 	t.order = append(t.order, c)
 	select {
@@ -96,11 +120,11 @@ func (t *callTally) counted() []*countedCall {
 	return t.order
 }
 
-func (t *callTally) event(c *countedCall) journal.SyscallDenied {
+func (t *callTally) event(c *countedCall) (e journal.Event, count uint64) {
 	t.mu.Lock()
 	latest, count := c.latest, c.count
 	t.mu.Unlock()
-	return latest.event(t.run, count)
+	return latest.event(t.kind, t.run, count), count
 }
 
 func (t *callTally) count(c *countedCall) uint64 {
@@ -150,44 +174,59 @@ func (t *callTally) tell(c *countedCall, now time.Time) {
 	if !t.bucket.take(now) {
 		return // it stays due
 	}
-	e := t.event(c)
+	e, count := t.event(c)
 	if err := t.emit(e); err != nil {
 		t.bucket.pause()
 		return
 	}
-	c.told, c.when = e.Count, now
+	c.told, c.when = count, now
 }
 
 // finish emits the final counts and the summary. See tally.finish.
 func (t *callTally) finish() {
-	total := t.summary()
-	if total.Total == 0 {
+	total, n := t.summary()
+	if n == 0 {
 		return
 	}
 	for _, c := range t.counted() {
-		if e := t.event(c); e.Count != c.told && t.emit(e) != nil {
+		if e, count := t.event(c); count != c.told && t.emit(e) != nil {
 			break
 		}
 	}
 	_ = t.emit(total) // nobody is left to hear of it, and purple gets the values
 }
 
-func (t *callTally) summary() journal.SyscallsDenied {
+// summary is the last event, and the total in it.
+func (t *callTally) summary() (journal.Event, uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	different := map[int32]bool{}
-	for key := range t.calls {
-		different[key.nr] = true
+	different := map[string]bool{}
+	for _, c := range t.order {
+		switch t.kind {
+		case deniedPath:
+			different[c.latest.path] = true
+		case deniedCapability:
+			different[c.latest.capability] = true
+		default:
+			different[callName(c.latest.nr)] = true
+		}
 	}
-	return journal.SyscallsDenied{Run: t.run, Total: t.total, Syscalls: uint64(len(different))}
+	n := uint64(len(different))
+	switch t.kind {
+	case deniedPath:
+		return journal.PathsDenied{Run: t.run, Total: t.total, Paths: n}, t.total
+	case deniedCapability:
+		return journal.CapabilitiesDenied{Run: t.run, Total: t.total, Capabilities: n}, t.total
+	default:
+		return journal.SyscallsDenied{Run: t.run, Total: t.total, Syscalls: n}, t.total
+	}
 }
 
 // refused is what purple is told: the total, and what was denied most often.
 func (t *callTally) refused() *spec.DeniedCalls {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	calls := slices.Clone(t.order)
-	slices.SortStableFunc(calls, func(x, y *countedCall) int { return cmp.Compare(y.count, x.count) })
+	calls := mostFirst(t.order)
 	d := &spec.DeniedCalls{Total: t.total}
 	for _, c := range calls[:min(len(calls), spec.MaxRefusedCalls)] {
 		d.Most = append(d.Most, spec.RefusedCall{
@@ -195,5 +234,33 @@ func (t *callTally) refused() *spec.DeniedCalls {
 		})
 	}
 	d.More = uint64(len(calls) - len(d.Most))
+	return d
+}
+
+func mostFirst(calls []*countedCall) []*countedCall {
+	calls = slices.Clone(calls)
+	slices.SortStableFunc(calls, func(x, y *countedCall) int { return cmp.Compare(y.count, x.count) })
+	return calls
+}
+
+// refusedAccess is the same of the other kinds, together. It is for when nobody
+// counts any more.
+func refusedAccess(paths, capabilities *callTally) *spec.DeniedAccess {
+	d := &spec.DeniedAccess{}
+	var all []*countedCall
+	if paths != nil {
+		d.Paths, all = paths.total, append(all, paths.order...)
+	}
+	if capabilities != nil {
+		d.Capabilities, all = capabilities.total, append(all, capabilities.order...)
+	}
+	all = mostFirst(all)
+	for _, c := range all[:min(len(all), spec.MaxRefusedCalls)] {
+		d.Most = append(d.Most, spec.RefusedAccess{
+			Path: claim([]byte(c.latest.path)), Effect: string(c.latest.effect), Capability: c.latest.capability,
+			Comm: c.latest.who.name(), Errno: unix.ErrnoName(c.latest.errno()), Count: c.count,
+		})
+	}
+	d.More = uint64(len(all) - len(d.Most))
 	return d
 }

@@ -14,10 +14,20 @@ import (
 )
 
 // event is a denial in words.
-func (d *denial) event(run journal.Run, count uint64) journal.SyscallDenied {
-	return journal.SyscallDenied{
-		Run: run, Syscall: callName(d.nr), Arguments: d.arguments(), Registers: d.args, Errno: unix.ErrnoName(deniedErrno),
+func (d *denial) event(kind tallyKind, run journal.Run, count uint64) journal.Event {
+	attempt := journal.Attempt{
+		Syscall: callName(d.nr), Errno: unix.ErrnoName(d.errno()),
 		Comm: d.who.name(), PID: d.who.pid, SandboxPID: d.who.sandboxPID, Count: count,
+	}
+	switch kind {
+	case deniedPath:
+		return journal.PathDenied{Run: run, Path: claim([]byte(d.path)), Effect: d.effect, Attempt: attempt}
+	case deniedCapability:
+		return journal.CapabilityDenied{Run: run, Capability: d.capability, Arguments: d.arguments(), Attempt: attempt}
+	}
+	return journal.SyscallDenied{
+		Run: run, Syscall: attempt.Syscall, Arguments: d.arguments(), Registers: d.args, Errno: attempt.Errno,
+		Comm: attempt.Comm, PID: attempt.PID, SandboxPID: attempt.SandboxPID, Count: count,
 	}
 }
 

@@ -1,7 +1,6 @@
 package confine
 
 import (
-	"errors"
 	"fmt"
 	"syscall"
 	"unsafe"
@@ -12,6 +11,7 @@ import (
 // capabilityData is the two halves of the 64-bit sets, as capset(2) takes them.
 type capabilityData [2]unix.CapUserData
 
+//go:nosplit
 func capabilitySets(mask, inheritable uint64) capabilityData {
 	var d capabilityData
 	for i := range d {
@@ -37,67 +37,77 @@ const lockedSecurebits = secureNoRoot | secureNoRoot<<1 |
 	secureNoSetuidFixup | secureNoSetuidFixup<<1 | secureKeepCaps<<1 |
 	secureNoCapAmbientRaise | secureNoCapAmbientRaise<<1
 
-// dropCapabilities leaves the calling thread the policy's capabilities in all
-// five sets and nothing else. Their reach is the command's own user namespace,
-// to which no mount, network, host name or other process belongs.
-func (c *command) dropCapabilities() error {
-	keep := c.spec.Capabilities
-	if err := dropBounding(keep); err != nil {
-		return err
+// dropCapabilities leaves the process the policy's capabilities in all five sets
+// and nothing else. Their reach is the command's own user namespace, to which no
+// mount, network, host name or other process belongs.
+//
+//go:nosplit
+func (c *command) dropCapabilities() syscall.Errno {
+	for n := uintptr(0); n <= c.last; n++ {
+		c.page.detail.Store(int32(n))
+		if c.keep&(1<<n) != 0 {
+			continue
+		}
+		if errno := prctl(unix.PR_CAPBSET_DROP, n, 0); errno != 0 {
+			return errno
+		}
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot clear the ambient set: %w", err)
+	c.page.detail.Store(inTheSets)
+	if errno := prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); errno != 0 {
+		return errno
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	// The securebits need CAP_SETPCAP, which goes last.
-	interim := capabilitySets(keep|1<<unix.CAP_SETPCAP, keep)
-	if err := unix.Capset(&header, &interim[0]); err != nil {
-		return fmt.Errorf("cannot set the capabilities: %w", err)
+	if errno := capset(c.keep|1<<unix.CAP_SETPCAP, c.keep); errno != 0 {
+		return errno
 	}
-	if err := raiseAmbient(keep); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, lockedSecurebits, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot lock the securebits: %w", err)
-	}
-	final := capabilitySets(keep, keep)
-	if err := unix.Capset(&header, &final[0]); err != nil {
-		return fmt.Errorf("cannot set the capabilities: %w", err)
-	}
-	return nil
-}
-
-// dropBounding drops every capability that this kernel has and keep has not.
-// The kernel's last one is where PR_CAPBSET_READ says EINVAL.
-func dropBounding(keep uint64) error {
-	for n := uintptr(0); n < 64; n++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_READ, n, 0, 0, 0); errors.Is(err, unix.EINVAL) {
-			return nil
-		}
-		if keep&(1<<n) != 0 {
+	for n := uintptr(0); n <= c.last; n++ {
+		if c.keep&(1<<n) == 0 {
 			continue
 		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0); err != nil {
-			return fmt.Errorf("cannot drop capability %d from the bounding set: %w", n, err)
+		if errno := prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n); errno != 0 {
+			return errno
 		}
 	}
-	return nil
-}
-
-func raiseAmbient(mask uint64) error {
-	for n := uintptr(0); n < 64; n++ {
-		if mask&(1<<n) == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n, 0, 0); err != nil {
-			return fmt.Errorf("cannot raise capability %d: %w", n, err)
-		}
+	c.page.detail.Store(inSecurebits)
+	if errno := prctl(unix.PR_SET_SECUREBITS, lockedSecurebits, 0); errno != 0 {
+		return errno
 	}
-	return nil
+	c.page.detail.Store(inTheSets)
+	return capset(c.keep, c.keep)
 }
 
-func (c *command) setNoNewPrivs() error {
-	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+// Where dropCapabilities has failed, but for the numbers of the bounding set.
+const (
+	inTheSets = 64 + iota
+	inSecurebits
+)
+
+func (c *command) explainCapabilities(where int, errno syscall.Errno) error {
+	switch where {
+	case inTheSets:
+		return fmt.Errorf("cannot set the capabilities: %w", errno)
+	case inSecurebits:
+		return fmt.Errorf("cannot lock the securebits: %w", errno)
+	default:
+		return fmt.Errorf("cannot drop capability %d from the bounding set: %w", where, errno)
+	}
+}
+
+//go:nosplit
+func capset(mask, inheritable uint64) syscall.Errno {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := capabilitySets(mask, inheritable)
+	_, _, errno := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
+	return errno
+}
+
+// lastCapability is the kernel's: behind it PR_CAPBSET_READ says EINVAL.
+func lastCapability() uintptr {
+	n := uintptr(0)
+	for n < 63 && prctl(unix.PR_CAPBSET_READ, n+1, 0) != unix.EINVAL {
+		n++
+	}
+	return n
 }
 
 // dropProcessCapabilities leaves this process keep and no way to more, on

@@ -5,7 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/policies/syscalls"
+	"golang.org/x/sys/unix"
 )
 
 // What a denied call says of itself and of its process. All of it is the
@@ -43,6 +45,27 @@ type denial struct {
 	who  identity
 	// texts are those of the call's text arguments, in their order.
 	texts [maxTexts]claimedText
+
+	// Of a call that the filter allows: what was to be done to a path, or which
+	// capability is missing. The path is as claimed, made absolute.
+	path       string
+	effect     journal.Effect
+	capability string
+}
+
+// errno is what the process gets: of what the filter denies from the supervisor,
+// else from the kernel.
+func (d *denial) errno() unix.Errno {
+	switch {
+	case d.effect == journal.EffectRead:
+		return unix.EACCES
+	case d.effect != "":
+		return unix.EROFS
+	case d.capability == capabilityOfPorts:
+		return unix.EACCES
+	default:
+		return deniedErrno
+	}
 }
 
 // textArguments says for each number which arguments point to texts, at most

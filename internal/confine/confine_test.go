@@ -2,6 +2,7 @@ package confine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 var children = map[string]func([]string) int{
-	"write-only": writeOnlyChild, "signals": signalsChild,
+	"forked": forkedChild, "write-only": writeOnlyChild, "signals": signalsChild,
 	"denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
 }
 
@@ -39,7 +40,7 @@ func inChild(t *testing.T, name string, args ...string) string {
 }
 
 func TestRequireForeignRefuses(t *testing.T) {
-	own, err := namespaceInode("net")
+	own, err := namespaceInode(self, "net")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +54,12 @@ func TestRequireForeignRefuses(t *testing.T) {
 		{"zero", map[string]uint64{"net": 0}, "the manager's is not known"},
 	}
 	for _, c := range cases {
-		err := requireForeign(c.manager, "net")
+		err := requireForeign(self, c.manager, "net")
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
-	if err := requireForeign(map[string]uint64{"net": own + 1}, "net"); err != nil {
+	if err := requireForeign(self, map[string]uint64{"net": own + 1}, "net"); err != nil {
 		t.Errorf("another namespace: %v", err)
 	}
 }
@@ -337,12 +338,20 @@ func writeOnlyChild(args []string) int {
 	runtime.LockOSThread() // Landlock is per thread
 	dir := args[0]
 	out := filepath.Join(dir, "out")
-	c := &command{spec: &spec.Spec{WriteOnly: []string{out}}}
+	p, err := newPage()
+	if err != nil {
+		return 1
+	}
+	c := &command{page: p, ruleset: -1, names: names{writeOnly: []string{out}}}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return 1
 	}
-	if err := c.restrictPaths(); err != nil {
+	if err := c.makeRuleset(c.names.writeOnly); err != nil {
 		println(err.Error())
+		return 1
+	}
+	if errno := c.restrictPaths(); errno != 0 {
+		println(c.explainPaths(int(p.detail.Load()), errno).Error())
 		return 1
 	}
 	tell := func(name string, err error) {
@@ -352,7 +361,7 @@ func writeOnlyChild(args []string) int {
 		}
 		os.Stdout.WriteString(name + verdict + "\n")
 	}
-	_, err := os.ReadFile(filepath.Join(dir, "other", "secret"))
+	_, err = os.ReadFile(filepath.Join(dir, "other", "secret"))
 	tell("other-read", err)
 	_, err = os.ReadFile(filepath.Join(out, "secret"))
 	tell("out-read", err)
@@ -366,6 +375,31 @@ func writeOnlyChild(args []string) int {
 	tell("out-append", err)
 	// Out of the write-only path it would be readable.
 	tell("move-out", os.Rename(filepath.Join(out, "secret"), filepath.Join(dir, "other", "moved")))
+	return 0
+}
+
+// A thread that has forked is none to trace on: it would wait for that child too.
+func TestRequireNoChild(t *testing.T) {
+	if got := inChild(t, "forked"); got != "none: <nil>\none: refused\nanother thread's: <nil>\n" {
+		t.Error(got)
+	}
+}
+
+func forkedChild([]string) int {
+	runtime.LockOSThread()
+	fmt.Println("none:", requireNoChild())
+	if _, err := fork(0, &idle{}); err != nil {
+		return 1
+	}
+	if requireNoChild() != nil {
+		fmt.Println("one: refused")
+	}
+	other := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		other <- requireNoChild()
+	}()
+	fmt.Println("another thread's:", <-other)
 	return 0
 }
 
@@ -384,7 +418,11 @@ func signalsChild([]string) int {
 			return 1
 		}
 	}
-	if err := (&command{}).resetSignals(); err != nil {
+	p, err := newPage()
+	if err != nil {
+		return 1
+	}
+	if (&command{page: p}).resetSignals() != 0 {
 		return 1
 	}
 	data, err := os.ReadFile("/proc/thread-self/status")

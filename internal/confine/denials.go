@@ -190,8 +190,8 @@ type denials struct {
 
 // openDenials binds to the rules' log: before the rules let anything be sent,
 // and before the supervisor drops CAP_NET_ADMIN.
-func openDenials() (*denials, error) {
-	log, err := openNflog()
+func openDenials(socket int) (*denials, error) {
+	log, err := openNflog(socket)
 	if err != nil {
 		return nil, err
 	}

@@ -119,11 +119,11 @@ func startDenialsRun(setUp func(*denials) error) (*denialsRun, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot set up the network: %w\n%s", err, out)
 	}
-	d, err := openDenials()
+	d, err := openOwnDenials()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := openDenials(); err == nil || !strings.Contains(err.Error(), "another program reads log group 1") {
+	if _, err := openOwnDenials(); err == nil || !strings.Contains(err.Error(), "another program reads log group 1") {
 		return nil, fmt.Errorf("a second reader: %v", err)
 	}
 	r := &denialsRun{denials: d}
@@ -312,8 +312,16 @@ func unprivilegedChild([]string) int {
 	if err := dropProcessCapabilities(0); err != nil {
 		return childStatus(err)
 	}
-	if _, err := openDenials(); !errors.Is(err, unix.EPERM) {
+	if _, err := openOwnDenials(); !errors.Is(err, unix.EPERM) {
 		return childStatus(fmt.Errorf("without CAP_NET_ADMIN: %v", err))
 	}
 	return 0
+}
+
+func openOwnDenials() (*denials, error) {
+	fd, err := netfilterSocket()
+	if err != nil {
+		return nil, err
+	}
+	return openDenials(fd)
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -20,24 +22,33 @@ const deniedErrno = unix.EPERM
 // deniedCalls answers what the command's filter denies and turns it into events
 // of the journal.
 type deniedCalls struct {
-	tally    *callTally
+	tally        *callTally // of what the filter denies; nil: that is not recorded
+	paths        *callTally // of what the mounts refuse; nil: not recorded
+	capabilities *callTally // of what is refused for want of one; nil: not recorded
+
 	listener chan *listener // to the thread that answers
 	answered chan struct{}  // closed when that has ended
 	err      error          // why, once it has
 	stop     chan struct{}
-	told     chan struct{} // closed when the teller has ended
+	tellers  sync.WaitGroup
+}
+
+// tallies are those that there are.
+func (d *deniedCalls) tallies() []*callTally {
+	return slices.DeleteFunc([]*callTally{d.tally, d.paths, d.capabilities}, func(t *callTally) bool { return t == nil })
 }
 
 // recordSyscalls starts the thread that will answer. That needs the privileges
 // which this process drops soon.
 func (s *supervisor) recordSyscalls() error {
-	if !s.spec.RecordSyscalls {
+	if !s.spec.Notifies() {
 		return nil
 	}
-	d := &deniedCalls{
-		tally:    newCallTally(runOf(s.spec), s.audit.emit, time.Now()),
-		listener: make(chan *listener), answered: make(chan struct{}),
-		stop: make(chan struct{}), told: make(chan struct{}),
+	d := &deniedCalls{listener: make(chan *listener), answered: make(chan struct{}), stop: make(chan struct{})}
+	for tally, kind := range map[**callTally]tallyKind{&d.tally: deniedByFilter, &d.paths: deniedPath, &d.capabilities: deniedCapability} {
+		if s.records(kind) {
+			*tally = newCallTally(kind, runOf(s.spec), s.audit.emit, time.Now())
+		}
 	}
 	ready := make(chan error)
 	go func() {
@@ -46,7 +57,7 @@ func (s *supervisor) recordSyscalls() error {
 		err := becomeOwner(s.spec.Identity)
 		ready <- err
 		if err == nil {
-			d.answer(textArguments(runtime.GOARCH))
+			d.answer(s.spec, runtime.GOARCH)
 		}
 	}()
 	if err := <-ready; err != nil {
@@ -71,10 +82,11 @@ func becomeOwner(id spec.Identity) error {
 	return nil
 }
 
-// expectListener makes the way on which the process that becomes the command
-// will send the listener, past init. The end to pass on is in a list of one.
-func (s *supervisor) expectListener() ([]*os.File, error) {
-	if !s.spec.RecordSyscalls {
+// expectListener makes the way on which init will send the listener: not the
+// control socket, whose messages have to be read in their turn. It gives the end
+// to pass on; nil: none is wanted.
+func (s *supervisor) expectListener() (*os.File, error) {
+	if !s.spec.Notifies() {
 		return nil, nil
 	}
 	// What could keep this process from answering is found out before anything runs.
@@ -86,13 +98,7 @@ func (s *supervisor) expectListener() ([]*os.File, error) {
 		return nil, err
 	}
 	s.listening = conn
-	return []*os.File{theirs}, nil
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
+	return theirs, nil
 }
 
 // takeListener gets the listener of the command's filter and begins to answer.
@@ -123,41 +129,65 @@ func (s *supervisor) takeListener() error {
 		return &StepError{Step: "listen to the seccomp filter", Err: err, Status: spec.StatusRefused}
 	}
 	s.calls.listener <- l
-	go func() {
-		defer close(s.calls.told)
-		s.calls.tally.follow(s.calls.stop)
-	}()
+	for _, tally := range s.calls.tallies() {
+		s.calls.tellers.Go(func() { tally.follow(s.calls.stop) })
+	}
 	return nil
 }
 
 // answer is the thread that answers, from the listener's arrival, if there is
 // one, until every process of the sandbox has ended.
-func (d *deniedCalls) answer(texts [][]int) {
+func (d *deniedCalls) answer(s *spec.Spec, arch string) {
 	defer close(d.answered)
 	l, ok := <-d.listener
 	if !ok {
 		return
 	}
 	defer l.close()
-	d.err = newAnswerer(l, texts).answerCalls(d.tally)
+	d.err = newAnswerer(l).answerCalls(s, arch, d)
 	if errors.Is(d.err, errNobodyLeft) {
 		d.err = nil
 	}
 }
 
-// reportCalls tells the journal and purple the final counts, and gives the
-// total. The run has ended and its status is known: what goes wrong here is said
-// and changes nothing.
-func (s *supervisor) reportCalls() journal.Amount {
-	if s.calls == nil {
-		return journal.Amount{}
+// records tells whether denials of a kind are recorded.
+func (s *supervisor) records(kind tallyKind) bool {
+	switch kind {
+	case deniedByFilter:
+		return s.spec.RecordSyscalls
+	case deniedPath:
+		return s.spec.RecordPaths || s.spec.RecordReads
+	default:
+		return s.spec.RecordCapabilities
 	}
-	s.audit.complain(s.calls.end())
-	refused := s.calls.tally.refused()
-	if refused.Total > 0 {
-		s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refused})
+}
+
+// reportCalls tells the journal and purple the final counts, and adds the totals.
+// The run has ended and its status is known: what goes wrong here is said and
+// changes nothing.
+func (s *supervisor) reportCalls(totals *journal.Denials) {
+	d := s.calls
+	if d == nil {
+		return
 	}
-	return journal.Known(refused.Total)
+	s.audit.complain(d.end())
+	if d.tally != nil {
+		refused := d.tally.refused()
+		totals.Syscalls = journal.Known(refused.Total)
+		if refused.Total > 0 {
+			s.tell(spec.Message{Kind: spec.Refused, DeniedCalls: refused})
+		}
+	}
+	access := refusedAccess(d.paths, d.capabilities)
+	if d.paths != nil {
+		totals.Paths = journal.Known(access.Paths)
+	}
+	if d.capabilities != nil {
+		totals.Capabilities = journal.Known(access.Capabilities)
+	}
+	if access.Paths+access.Capabilities > 0 {
+		s.tell(spec.Message{Kind: spec.Refused, DeniedAccess: access})
+	}
 }
 
 // end is for when the sandbox is gone: nothing is left to answer.
@@ -170,7 +200,7 @@ func (d *deniedCalls) end() error {
 		err = errors.New("the filter's listener has not ended with the sandbox")
 	}
 	close(d.stop)
-	<-d.told
+	d.tellers.Wait()
 	if err != nil {
 		return fmt.Errorf("cannot count the denied system calls: %w", err)
 	}

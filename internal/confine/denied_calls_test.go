@@ -118,7 +118,7 @@ func (e *emitted) emit(event journal.Event) error {
 func TestCallTally(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var e emitted
-	tally := newCallTally(testRun, e.emit, now)
+	tally := newCallTally(deniedByFilter, testRun, e.emit, now)
 	for range 10000 {
 		tally.add(deniedBy(t, "mount", "node"))
 	}
@@ -159,7 +159,7 @@ func TestCallTally(t *testing.T) {
 // an event, and the counts add up.
 func TestCallTallyIsBounded(t *testing.T) {
 	var e emitted
-	tally := newCallTally(testRun, e.emit, time.Unix(1000, 0))
+	tally := newCallTally(deniedByFilter, testRun, e.emit, time.Unix(1000, 0))
 	for i := range 5000 {
 		tally.add(deniedBy(t, "mount", fmt.Sprint("name ", i)))
 	}
@@ -192,7 +192,7 @@ func TestCallTallyIsBounded(t *testing.T) {
 func TestFirstDenialIsToldAmongMany(t *testing.T) {
 	var e emitted
 	now := time.Unix(1000, 0)
-	tally := newCallTally(testRun, e.emit, now)
+	tally := newCallTally(deniedByFilter, testRun, e.emit, now)
 	numbers := syscalls.Numbers(runtime.GOARCH)
 	further := numbers[:2*eventsPerSecond*int(countInterval/time.Second)-maxNamedCalls]
 	for range 60 {
@@ -217,7 +217,7 @@ func TestFirstDenialIsToldAmongMany(t *testing.T) {
 }
 
 func TestRefusedCalls(t *testing.T) {
-	tally := newCallTally(testRun, (&emitted{}).emit, time.Unix(1000, 0))
+	tally := newCallTally(deniedByFilter, testRun, (&emitted{}).emit, time.Unix(1000, 0))
 	for i := range 12 {
 		for range i + 1 {
 			tally.add(deniedBy(t, "mount", fmt.Sprint("n\x1b", i)))

@@ -1,47 +1,91 @@
 package confine
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// restrictPaths makes the spec's write-only paths what they say. Landlock has
+// makeRuleset makes what lets the spec's write-only paths be what they say. Landlock has
 // no deny rules, only allowed hierarchies: reading, listing and executing are
 // allowed below everything but the write-only paths. What lies on the way to
 // one, the root directory first of all, can be entered but not listed.
 //
 // Not covered: names and metadata. stat(2) of a name that the command guesses
 // works in a write-only path.
-func (c *command) restrictPaths() error {
-	if len(c.spec.WriteOnly) == 0 {
+func (c *command) makeRuleset(writeOnly []string) error {
+	if len(writeOnly) == 0 {
 		return nil
 	}
 	abi, err := landlockABI()
 	if err != nil {
 		return err
 	}
-	l := landlock{rights: handledRights(abi), writeOnly: c.spec.WriteOnly}
+	l := landlock{rights: handledRights(abi), writeOnly: writeOnly}
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: l.rights}
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0) // the first ABI's size
 	if errno != 0 {
-		return fmt.Errorf("cannot make a ruleset: %w", errno)
+		return fmt.Errorf("cannot make a Landlock ruleset: %w", errno)
 	}
 	l.ruleset = int(fd)
-	defer unix.Close(l.ruleset)
-	if err := l.allowBelow("/"); err != nil {
-		return err
+	for _, name := range writeOnly {
+		p, err := unix.BytePtrFromString(name)
+		if err != nil {
+			return err
+		}
+		c.writeOnly = append(c.writeOnly, p)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
+	c.ruleset = l.ruleset
+	return l.allowBelow("/")
+}
+
+// restrictPaths puts the ruleset in force. Then each write-only path is listed,
+// which must fail with the error that is Landlock's.
+//
+//go:nosplit
+func (c *command) restrictPaths() syscall.Errno {
+	if c.ruleset < 0 {
+		return 0
+	}
+	c.page.detail.Store(notRestricted)
+	if _, _, errno := syscall.RawSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(c.ruleset), 0, 0); errno != 0 {
 		return errno
 	}
-	return l.verify()
+	for i, name := range c.writeOnly {
+		c.page.detail.Store(int32(i))
+		const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+		_, _, errno := syscall.RawSyscall6(unix.SYS_OPENAT, cwd, uintptr(unsafe.Pointer(name)), flags, 0, 0, 0)
+		if errno == 0 {
+			return stillListed
+		}
+		if errno != unix.EACCES {
+			return errno
+		}
+	}
+	return 0
+}
+
+const (
+	notRestricted = -1                // of restrictPaths: no path's fault
+	stillListed   = unix.EEXIST       // an error that open(2) does not give here
+	cwd           = ^uintptr(100) + 1 // AT_FDCWD
+)
+
+func (c *command) explainPaths(i int, errno syscall.Errno) error {
+	switch {
+	case i == notRestricted:
+		return errno
+	case errno == stillListed:
+		return fmt.Errorf("%q is write-only and can still be listed", c.names.writeOnly[i])
+	default:
+		return fmt.Errorf("cannot try to list %q: %w", c.names.writeOnly[i], errno)
+	}
 }
 
 func landlockABI() (int, error) {
@@ -118,22 +162,6 @@ func (l *landlock) allow(name string) error {
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(l.ruleset), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
 	if errno != 0 {
 		return fmt.Errorf("cannot allow %q: %w", name, errno)
-	}
-	return nil
-}
-
-// verify lists each write-only path, which must fail with the error that is
-// Landlock's.
-func (l *landlock) verify() error {
-	for _, name := range l.writeOnly {
-		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			unix.Close(fd)
-			return fmt.Errorf("%q is write-only and can still be listed", name)
-		}
-		if !errors.Is(err, unix.EACCES) {
-			return fmt.Errorf("cannot try to list %q: %w", name, err)
-		}
 	}
 	return nil
 }

@@ -6,7 +6,10 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
@@ -29,32 +32,50 @@ func applyRlimits(limits []spec.Rlimit) error {
 	return nil
 }
 
-func (s *sandbox) setRlimits() error { return applyRlimits(s.spec.Rlimits) }
+// offerToOOM does what surviveOOM cannot, for the sandbox and all that it starts.
+func (s *sandbox) offerToOOM() error {
+	if !s.spec.UserManager {
+		return nil
+	}
+	return os.WriteFile("/proc/self/oom_score_adj", []byte(oomRather), 0)
+}
 
-// setRlimits again, because the Go runtime has raised the soft RLIMIT_NOFILE.
-func (c *command) setRlimits() error { return applyRlimits(c.spec.Rlimits) }
+func (s *sandbox) setRlimits() error { return applyRlimits(s.spec.Rlimits) }
 
 // setTasksLimit makes the policy's number of tasks exact. TasksMax= of the
 // unit counts Purple's own threads too. RLIMIT_NPROC counts per user and user
 // namespace (since Linux 5.14, kernel/ucount.c), and the namespace is the
 // command's alone. Set after the namespace was made, so that it does not also
-// bind the uid's processes outside, and after the last thread was.
-func (c *command) setTasksLimit() error {
-	if c.spec.TasksLimit == 0 {
+// bind the uid's processes outside.
+//
+//go:nosplit
+func (c *command) setTasksLimit() syscall.Errno {
+	if c.tasks.Cur == 0 {
+		return 0
+	}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NPROC, uintptr(unsafe.Pointer(&c.tasks)), 0, 0, 0)
+	return errno
+}
+
+// verifyTasksLimit reads it back, of the process pid (proc_pid_limits(5)).
+func verifyTasksLimit(pid int, limit uint64) error {
+	if limit == 0 {
 		return nil
 	}
-	want := unix.Rlimit{Cur: c.spec.TasksLimit, Max: c.spec.TasksLimit}
-	if err := unix.Prlimit(0, unix.RLIMIT_NPROC, &want, nil); err != nil {
-		return err
+	text, ok := readKernelFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if !ok {
+		return errors.New("cannot read the tasks limit back")
 	}
-	var got unix.Rlimit
-	if err := unix.Prlimit(0, unix.RLIMIT_NPROC, nil, &got); err != nil {
-		return err
+	want := strconv.FormatUint(limit, 10)
+	for line := range strings.Lines(text) {
+		if value, found := strings.CutPrefix(line, "Max processes"); found {
+			if f := strings.Fields(value); len(f) < 2 || f[0] != want || f[1] != want {
+				return fmt.Errorf("the tasks limit reads back as %q, not %s", strings.Join(f, " "), want)
+			}
+			return nil
+		}
 	}
-	if got != want {
-		return fmt.Errorf("it reads back as %d:%d", got.Cur, got.Max)
-	}
-	return nil
+	return errors.New("cannot read the tasks limit back: the kernel does not tell it")
 }
 
 // cgroupRoot is where systemd mounts the control groups.

@@ -22,10 +22,15 @@ type limitWatch struct {
 	firstPeak uint64 // of the unit's tasks, when the command was started
 	seen      map[journal.Limit]bool
 	counts    journal.Reached // at the last look
+	io        *ioWatch        // nil: block IO is not limited
 }
 
 func newLimitWatch(a *accounts, limits spec.Limits, initPID int, tell func(journal.Limit, uint64, journal.Amount)) *limitWatch {
-	return &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, firstPeak: a.mostTasks().N, seen: map[journal.Limit]bool{}}
+	w := &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, firstPeak: a.mostTasks().N, seen: map[journal.Limit]bool{}}
+	if limits.IO != 0 {
+		w.io = newIOWatch(a, limits.IO, time.Now())
+	}
+	return w
 }
 
 // look compares what the unit's control groups count with what it has seen.
@@ -42,6 +47,9 @@ func (w *limitWatch) lookAtCounts() {
 	if w.limits.CPU != 0 {
 		w.counts.Throttled, w.counts.ThrottledTime = w.accounts.throttled()
 		w.check(journal.LimitCPU, w.limits.CPU, w.counts.Throttled)
+	}
+	if w.io != nil && w.io.look(time.Now()) {
+		w.reach(journal.LimitIO, w.limits.IO, journal.Amount{})
 	}
 }
 

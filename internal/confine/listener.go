@@ -29,7 +29,7 @@ type response struct {
 	id    uint64
 	val   int64
 	error int32
-	flags uint32 // always 0: SECCOMP_USER_NOTIF_FLAG_CONTINUE would let the call go on
+	flags uint32 // SECCOMP_USER_NOTIF_FLAG_CONTINUE lets the call go on: see goOn
 	_     [104]byte
 }
 

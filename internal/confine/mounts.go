@@ -25,26 +25,50 @@ func (s *sandbox) makeMountsPrivate() error {
 
 // openSources opens every bound path while the host's files can be named.
 func (s *sandbox) openSources() error {
+	open, err := s.sourceOpener()
+	if err != nil {
+		return err
+	}
 	s.sources = make([]source, len(s.spec.Mounts))
 	for i := range s.spec.Mounts {
 		m := &s.spec.Mounts[i]
 		if m.Kind == spec.Tmpfs {
 			continue
 		}
-		src, err := s.openBind(m)
+		fd, err := open(i)
 		if err != nil {
-			return fmt.Errorf("cannot bind %q: %w", m.Source, err)
+			return cannotBind(m, err)
+		}
+		src, err := s.copyBind(fd, m)
+		if err != nil {
+			return cannotBind(m, err)
 		}
 		s.sources[i] = src
 	}
 	return nil
 }
 
-func (s *sandbox) openBind(m *spec.Mount) (source, error) {
-	fd, err := openSource(m.Source, m.NoSymlinks)
-	if err != nil {
-		return source{}, err
+// sourceOpener returns what opens the source of a mount, by its number. Under a
+// user manager the supervisor has followed the links: see resolveSource.
+func (s *sandbox) sourceOpener() (func(int) (int, error), error) {
+	if !s.spec.UserManager {
+		return func(i int) (int, error) { return openSource(s.spec.Mounts[i].Source, s.spec.Mounts[i].NoSymlinks) }, nil
 	}
+	m, _, err := s.conn.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if err := expect(m, spec.Sources); err != nil {
+		return nil, err
+	}
+	if len(m.Paths) != len(s.spec.Mounts) {
+		return nil, fmt.Errorf("got %d paths for %d mounts", len(m.Paths), len(s.spec.Mounts))
+	}
+	return func(i int) (int, error) { return openNoLinks(m.Paths[i]) }, nil
+}
+
+// copyBind copies the mount tree of an opened source, and closes it.
+func (s *sandbox) copyBind(fd int, m *spec.Mount) (source, error) {
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -153,7 +177,7 @@ func (s *sandbox) makeRoot() error {
 type tmpfs struct {
 	size, inodes uint64
 	mode         uint32
-	uid, gid     uint32
+	uid, gid     uint32 // of its root; 0: init's own
 	exec         bool
 }
 
@@ -163,12 +187,15 @@ func (s *sandbox) newTmpfs(t tmpfs) (int, error) {
 	if !t.exec {
 		attrs |= unix.MOUNT_ATTR_NOEXEC
 	}
-	fd, err := newFilesystem("tmpfs", attrs,
+	options := []string{
 		"size", strconv.FormatUint(t.size, 10),
 		"nr_inodes", strconv.FormatUint(t.inodes, 10),
 		"mode", strconv.FormatUint(uint64(t.mode), 8),
-		"uid", strconv.FormatUint(uint64(t.uid), 10),
-		"gid", strconv.FormatUint(uint64(t.gid), 10))
+	}
+	if t.uid != 0 {
+		options = append(options, "uid", strconv.FormatUint(uint64(t.uid), 10), "gid", strconv.FormatUint(uint64(t.gid), 10))
+	}
+	fd, err := newFilesystem("tmpfs", attrs, options...)
 	if err != nil {
 		return -1, err
 	}

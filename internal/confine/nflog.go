@@ -52,13 +52,18 @@ type nflog struct {
 	first uint32 // the number of the first packet to be read
 }
 
-// openNflog binds the group in the network namespace of the calling thread. It
-// needs CAP_NET_ADMIN over that; reading does not.
-func openNflog() (*nflog, error) {
+// netfilterSocket belongs to the network namespace of the calling thread.
+func netfilterSocket() (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open a netfilter socket: %w", err)
+		return -1, fmt.Errorf("cannot open a netfilter socket: %w", err)
 	}
+	return fd, nil
+}
+
+// openNflog binds the group in the network namespace of a netfilter socket, which
+// it takes over. It needs CAP_NET_ADMIN over that; reading does not.
+func openNflog(fd int) (*nflog, error) {
 	first, err := setUpNflog(fd)
 	if err != nil {
 		unix.Close(fd)

@@ -6,32 +6,73 @@ import (
 	"path"
 	"strings"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
 
-// openSource opens a host path that will be bound, as O_PATH. A symbolic link
-// on the way is refused when noSymlinks; otherwise it is followed only if
-// nobody but root could have put it there. A previous run may have written to
-// the directory: a link from it to /etc would bind /etc (CVE-2024-42472).
+// openSource opens a host path that will be bound, as O_PATH.
 func openSource(unsafePath string, noSymlinks bool) (int, error) {
-	fd, err := openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := openNoLinks(unsafePath)
 	if !errors.Is(err, unix.ELOOP) {
 		return fd, err
 	}
-	if noSymlinks {
-		return -1, errors.New("there is a symbolic link in the path; name the directory itself")
-	}
-	if fd, err = openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_MAGICLINKS); err != nil {
-		return -1, err
-	}
-	unix.Close(fd)
-	resolved, err := followTrustedLinks(unsafePath)
+	resolved, err := resolveSource(unsafePath, noSymlinks)
 	if err != nil {
 		return -1, err
 	}
 	// Where the links lead, and no further: a directory on the way may have
 	// become a link since it was looked at.
-	return openPath(unix.AT_FDCWD, resolved, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+	return openNoLinks(resolved)
+}
+
+func openNoLinks(name string) (int, error) {
+	return openPath(unix.AT_FDCWD, name, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+// resolveSource gives a host path without its symbolic links. One on the way is
+// refused when noSymlinks; otherwise it is followed only if nobody but root could
+// have put it there. A previous run may have written to the directory: a link
+// from it to /etc would bind /etc (CVE-2024-42472).
+//
+// It must be called where root is root: in a user namespace that does not map
+// uid 0, root's files cannot be told from others'.
+func resolveSource(unsafePath string, noSymlinks bool) (string, error) {
+	fd, err := openNoLinks(unsafePath)
+	if err == nil {
+		unix.Close(fd)
+		return unsafePath, nil
+	}
+	if !errors.Is(err, unix.ELOOP) {
+		return "", err
+	}
+	if noSymlinks {
+		return "", errors.New("there is a symbolic link in the path; name the directory itself")
+	}
+	if fd, err = openPath(unix.AT_FDCWD, unsafePath, unix.RESOLVE_NO_MAGICLINKS); err != nil {
+		return "", err
+	}
+	unix.Close(fd)
+	return followTrustedLinks(unsafePath)
+}
+
+// resolveSources does it for each mount of a spec; of a tmpfs it is empty.
+func resolveSources(mounts []spec.Mount) ([]string, error) {
+	resolved := make([]string, len(mounts))
+	for i := range mounts {
+		m := &mounts[i]
+		if m.Kind == spec.Tmpfs {
+			continue
+		}
+		var err error
+		if resolved[i], err = resolveSource(m.Source, m.NoSymlinks); err != nil {
+			return nil, cannotBind(m, err)
+		}
+	}
+	return resolved, nil
+}
+
+func cannotBind(m *spec.Mount, err error) error {
+	return fmt.Errorf("cannot bind %q: %w", m.Source, err)
 }
 
 func openPath(dirfd int, name string, resolve uint64) (int, error) {

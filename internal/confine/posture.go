@@ -1,30 +1,49 @@
 package confine
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/purple-sandbox/purple/internal/spec"
 )
 
-// verifyPosture reads /proc/self/task/TID/status of the thread that will be
-// the command: what the kernel enforces, not what it was asked for.
-//
-// Before the filter is loaded Seccomp is not looked at.
-func (c *command) verifyPosture() error { return c.verify(c.posture()) }
-
-func (c *command) verifyFiltered() error {
-	// SECCOMP_MODE_FILTER
-	return c.verify(append(c.posture(), postureField{"Seccomp", "2"}))
+// posture reads /proc/PID/status of the process that will be the command, from
+// init: what the kernel enforces, not what it was asked for.
+type posture struct {
+	spec   *spec.Spec
+	status *os.File
 }
 
-func (c *command) verify(posture []postureField) error {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", c.tid))
+// openPosture opens the file while init may: it can then be read at any time.
+func openPosture(s *spec.Spec, pid int) (*posture, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	return &posture{spec: s, status: f}, err
+}
+
+func (p *posture) close() error { return p.status.Close() }
+
+// verify compares all but the filter, which comes last.
+func (p *posture) verify() error { return p.compare(p.want()) }
+
+func (p *posture) verifyFiltered() error {
+	// SECCOMP_MODE_FILTER
+	return p.compare(append(p.want(), postureField{"Seccomp", "2"}))
+}
+
+func (p *posture) compare(all []postureField) error {
+	text, err := readAgain(p.status)
 	if err != nil {
 		return err
 	}
-	got := statusFields(string(data))
-	for _, want := range posture {
+	got := statusFields(text)
+	if err := p.verifyGroups(strings.Fields(got["Groups"])); err != nil {
+		return err
+	}
+	for _, want := range all {
 		if got[want.field] != want.value {
 			return fmt.Errorf("%s is %q, not %q", want.field, got[want.field], want.value)
 		}
@@ -32,18 +51,43 @@ func (c *command) verify(posture []postureField) error {
 	return nil
 }
 
+// readAgain reads a file of /proc that is open, from its beginning.
+func readAgain(f *os.File) (string, error) {
+	var buf [8 << 10]byte
+	n, err := f.ReadAt(buf[:], 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return string(buf[:n]), err
+}
+
 type postureField struct{ field, value string }
 
-// posture is what must hold from the first instruction of the command on.
-func (c *command) posture() []postureField {
-	caps := fmt.Sprintf("%016x", c.spec.Capabilities)
-	id := c.spec.Identity
+// want is what must hold from the first instruction of the command on. The ids
+// are the host's: those that init sees.
+func (p *posture) want() []postureField {
+	const none = "0000000000000000"
+	caps := fmt.Sprintf("%016x", p.spec.Capabilities)
+	id := p.spec.Identity
 	return []postureField{
 		{"NoNewPrivs", "1"},
 		{"CapInh", caps}, {"CapPrm", caps}, {"CapEff", caps}, {"CapBnd", caps}, {"CapAmb", caps},
-		{"Uid", fourTimes(id.UID)}, {"Gid", fourTimes(id.GID)},
-		{"Groups", ""},
+		{"Uid", fourTimes(id.HostUID)}, {"Gid", fourTimes(id.HostGID)},
+		{"SigBlk", none}, {"SigIgn", none},
 	}
+}
+
+// verifyGroups: none but, under a user manager, those that dropGroups cannot
+// drop. They have no number in the sandbox, which shows them as the kernel's
+// overflow gid: no file of theirs can be made there.
+func (p *posture) verifyGroups(groups []string) error {
+	own, overflow := strconv.FormatUint(uint64(p.spec.Identity.HostGID), 10), "65534"
+	for _, g := range groups {
+		if !p.spec.UserManager || g != own && g != overflow {
+			return fmt.Errorf("the supplementary groups are %q", groups)
+		}
+	}
+	return nil
 }
 
 // fourTimes is a line of real, effective, saved and file system id.

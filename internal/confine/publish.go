@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 
+	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,19 +16,61 @@ import (
 // queue.
 const maxPublished = 256
 
+// socketMaker makes a TCP socket in the sandbox's network namespace.
+type socketMaker func(family int) (fd int, err error)
+
+// socketMaker is the supervisor's.
+func (s *supervisor) socketMaker() socketMaker {
+	if s.sockets == nil {
+		return tcpSocket
+	}
+	return s.sockets.make
+}
+
+// insideSockets asks init, which is in the sandbox's network namespace, for
+// sockets, one after the other. Several goroutines may use it.
+type insideSockets struct {
+	mu   sync.Mutex
+	conn *spec.Conn
+}
+
+func (s *insideSockets) make(family int) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.conn.Send(spec.Message{Kind: spec.Socket, Family: family}); err != nil {
+		return -1, err
+	}
+	m, fds, err := s.conn.Recv()
+	if err != nil {
+		return -1, err
+	}
+	if err := expect(m, spec.Socket); err != nil {
+		return -1, err
+	}
+	if len(fds) != 1 {
+		return -1, fmt.Errorf("got %d descriptors instead of a socket", len(fds))
+	}
+	return fds[0], nil
+}
+
+// tcpSocket belongs to the network namespace of the calling thread.
+func tcpSocket(family int) (int, error) {
+	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
 // publish serves the published ports. The sockets listen in the host's network
-// namespace, and this process connects in the sandbox's: nothing is routed from
-// one to the other, and no rule of either has to let it in.
+// namespace, and what inside makes connects in the sandbox's: nothing is routed
+// from one to the other, and no rule of either has to let it in.
 //
 // The command sees every peer as its own loopback address.
-func publish(listeners []int, ports []uint16) {
+func publish(listeners []int, ports []uint16, inside socketMaker) {
 	for i, fd := range listeners {
 		listener, err := pollable(fd)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "purple: cannot publish port %d: %v\n", ports[i], err)
 			continue
 		}
-		go serve(listener, ports[i])
+		go serve(listener, ports[i], inside)
 	}
 }
 
@@ -38,7 +82,7 @@ func pollable(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "socket"), nil
 }
 
-func serve(listener *os.File, port uint16) {
+func serve(listener *os.File, port uint16, inside socketMaker) {
 	slots := make(chan struct{}, maxPublished)
 	for {
 		slots <- struct{}{}
@@ -48,7 +92,7 @@ func serve(listener *os.File, port uint16) {
 			return
 		}
 		go func() {
-			join(outside, port)
+			join(outside, port, inside)
 			<-slots
 		}()
 	}
@@ -92,9 +136,9 @@ func noticeSilence(fd int) {
 }
 
 // join joins a connection from outside with one to the command's own port.
-func join(outside *os.File, port uint16) {
+func join(outside *os.File, port uint16, socket socketMaker) {
 	defer outside.Close()
-	inside, err := connectInside(port)
+	inside, err := connectInside(port, socket)
 	if err != nil {
 		// A reset, not an orderly end: nobody was there.
 		_ = control(outside, func(fd int) error {
@@ -114,16 +158,16 @@ func join(outside *os.File, port uint16) {
 
 // connectInside finds a server on either loopback address, where one that
 // listens on all addresses is found too.
-func connectInside(port uint16) (*os.File, error) {
-	conn, err := connect(unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}})
+func connectInside(port uint16, socket socketMaker) (*os.File, error) {
+	conn, err := connect(socket, unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}})
 	if err != nil {
-		conn, err = connect(unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: [16]byte{15: 1}})
+		conn, err = connect(socket, unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: [16]byte{15: 1}})
 	}
 	return conn, err
 }
 
-func connect(family int, to unix.Sockaddr) (*os.File, error) {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+func connect(socket socketMaker, family int, to unix.Sockaddr) (*os.File, error) {
+	fd, err := socket(family)
 	if err != nil {
 		return nil, err
 	}

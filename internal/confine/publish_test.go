@@ -30,7 +30,7 @@ func TestSilentPeersAreNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	client, err := connect(unix.AF_INET, bound)
+	client, err := connect(tcpSocket, unix.AF_INET, bound)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"syscall"
 
@@ -16,15 +17,17 @@ import (
 const (
 	specFD = 3
 	connFD = 4
-	// listenerFD leads to the supervisor, from the process that becomes the
-	// command, if the filter is to have a listener.
+	// listenerFD leads to the supervisor, if the filter is to have a listener.
 	listenerFD = 5
+	// socketsFD leads to the supervisor, if init is to make sockets for it.
+	socketsFD = 6
 )
 
 // sandbox is PID 1 of the sandbox.
 type sandbox struct {
 	spec *spec.Spec
 	conn *spec.Conn // to the supervisor
+	path string     // purple-init's, on the host
 
 	root       int // the new root, a tmpfs
 	sources    []source
@@ -33,22 +36,28 @@ type sandbox struct {
 
 	tty, master int // slave and master of the sandbox's pty, or -1
 
-	cmd     int        // pid of the command
-	cmdConn *spec.Conn // to it, until it executes the command
+	command *command // the process that becomes the command, until that is executed
+	cmd     int      // its pid, and the command's
+	posture *posture // of it
 }
 
-// Init runs as the sandbox's PID 1. It returns the exit status.
-func Init() int {
-	s := &sandbox{conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
+// Init runs as the sandbox's PID 1; path is purple-init's on the host. It returns
+// the exit status.
+func Init(path string) int {
+	s := &sandbox{path: path, conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
 	unix.CloseOnExec(listenerFD)
+	unix.CloseOnExec(socketsFD)
 	// The per-thread state of the building (umask, root, working directory)
 	// is the process's; only signals to the right thread matter, so one
 	// thread does it all.
 	runtime.LockOSThread()
-	if err := s.run(); err != nil {
+	err := s.run()
+	if err != nil && !errors.Is(err, io.EOF) { // that the supervisor has gone, it has explained
 		report(s.conn, err)
+	}
+	if err != nil {
 		return spec.StatusRefused
 	}
 	return 0
@@ -72,70 +81,111 @@ func (s *sandbox) run() error {
 	if err := runSteps(s, initSteps); err != nil {
 		return err
 	}
-	if err := s.awaitReady(); err != nil {
-		return err
-	}
 	if err := s.awaitGo(); err != nil {
 		return err
 	}
 	return s.supervise()
 }
 
-// spawnCommand clones the process that becomes the command into the user
-// namespace that is the command's alone. It starts as the sandbox's only user,
-// with the two capabilities that its own steps need.
+// spawnCommand forks the process that becomes the command into the user namespace
+// that is the command's alone, as the sandbox's only user.
 func (s *sandbox) spawnCommand() error {
-	conn, theirs, err := spec.Pair()
-	if err != nil {
+	var err error
+	if s.command, err = newCommand(s.spec, s.tty); err != nil {
 		return err
 	}
-	defer theirs.Close()
-	id := s.spec.Identity
-	attr := &syscall.ProcAttr{
-		Env:   []string{quietEnv},
-		Files: []uintptr{0, 1, 2, specFD, theirs.Fd()},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags:                 syscall.CLONE_NEWUSER,
-			UidMappings:                []syscall.SysProcIDMap{{ContainerID: int(id.UID), HostID: int(id.HostUID), Size: 1}},
-			GidMappings:                []syscall.SysProcIDMap{{ContainerID: int(id.GID), HostID: int(id.HostGID), Size: 1}},
-			GidMappingsEnableSetgroups: false,
-			Credential:                 &syscall.Credential{Uid: id.UID, Gid: id.GID, NoSetGroups: true},
-			AmbientCaps:                startingCapabilities(s.spec.Capabilities),
-			// A process group of its own, in a session that init leads:
-			// then the group is not orphaned and Ctrl-Z works (setpgid(2)).
-			Setpgid: true,
-		},
+	if err := s.connectTerminal(); err != nil {
+		return err
 	}
-	if s.spec.RecordSyscalls {
-		attr.Files = append(attr.Files, listenerFD)
-		defer unix.Close(listenerFD)
-	}
-	for fd, isTerminal := range s.spec.Terminal {
-		if isTerminal {
-			attr.Files[fd] = uintptr(s.tty)
-			attr.Sys.Foreground, attr.Sys.Ctty = true, s.tty
+	err = s.asCommandsUser(func() (err error) {
+		if s.cmd, err = fork(unix.CLONE_NEWUSER|unix.CLONE_FILES, s.command); err != nil {
+			return err
 		}
-	}
-	var pid int
-	err = asUser(id.HostUID, id.HostGID, func() (err error) {
-		pid, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "command"}, attr)
-		return err
+		return writeMaps(s.cmd, s.spec.Identity)
 	})
 	if err != nil {
-		conn.Close()
 		return err
 	}
-	s.cmd, s.cmdConn = pid, conn
-	return s.leaveStreams()
+	s.command.page.advance(mapped)
+	return nil
 }
 
-// asUser calls f with the effective ids of the command's user and all
+// connectTerminal puts the sandbox's pty where the caller has a terminal: the
+// fork has the streams of init.
+func (s *sandbox) connectTerminal() error {
+	for fd, isTerminal := range s.spec.Terminal {
+		if !isTerminal {
+			continue
+		}
+		if err := unix.Dup2(s.tty, fd); err != nil {
+			return fmt.Errorf("cannot connect the pty: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeMaps gives a new user namespace its only user and group (user_namespaces(7)).
+func writeMaps(pid int, id spec.Identity) error {
+	for _, m := range []struct{ file, text string }{
+		{"setgroups", "deny"},
+		{"gid_map", fmt.Sprintf("%d %d 1\n", id.GID, id.HostGID)},
+		{"uid_map", fmt.Sprintf("%d %d 1\n", id.UID, id.HostUID)},
+	} {
+		if err := writeKernelFile(fmt.Sprintf("/proc/%d/%s", pid, m.file), m.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeKernelFile writes a file that takes its content in one piece.
+func writeKernelFile(name, text string) error {
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return fmt.Errorf("cannot write %q: %w", name, err)
+	}
+	return nil
+}
+
+// verifyCommand waits for the command's process and reads back how it is confined,
+// but for the filter, which comes last.
+func (s *sandbox) verifyCommand() error {
+	if err := s.awaitState(ready); err != nil {
+		return err
+	}
+	var err error
+	if s.posture, err = openPosture(s.spec, s.cmd); err != nil {
+		return err
+	}
+	if err := s.posture.verify(); err != nil {
+		return err
+	}
+	if err := verifyTasksLimit(s.cmd, s.spec.TasksLimit); err != nil {
+		return err
+	}
+	return s.verifyCommandNamespaces()
+}
+
+// asCommandsUser calls f with the effective ids of the command's user and all
 // capabilities. Whoever makes a user namespace owns it, and the kernel charges
 // to the owner, outside, what it counts per user: inotify instances, queued
 // signals, timers, bytes in message queues (kernel/ucount.c). Made as root, it
 // would let the command use up those of every root process of the host.
 //
-// The ids are the calling thread's, which Init has locked.
+// The ids are the calling thread's, which Init has locked. Under a user manager
+// they are the user's from the start.
+func (s *sandbox) asCommandsUser(f func() error) error {
+	if s.spec.UserManager {
+		return f()
+	}
+	return asUser(s.spec.Identity.HostUID, s.spec.Identity.HostGID, f)
+}
+
+// asUser is for a thread of root's.
 func asUser(uid, gid uint32, f func() error) error {
 	const keep = ^uintptr(0) // -1 leaves an id as it is
 	setIDs := func(uid, gid uint32) error {
@@ -158,19 +208,6 @@ func asUser(uid, gid uint32, f func() error) error {
 	return errors.Join(err, setIDs(0, 0))
 }
 
-// startingCapabilities are the policy's and the two that the command's own
-// steps need: CAP_SYS_ADMIN for Landlock, CAP_SETPCAP for the bounding set.
-func startingCapabilities(mask uint64) []uintptr {
-	mask |= 1<<unix.CAP_SETPCAP | 1<<unix.CAP_SYS_ADMIN
-	var caps []uintptr
-	for n := range uintptr(64) {
-		if mask&(1<<n) != 0 {
-			caps = append(caps, n)
-		}
-	}
-	return caps
-}
-
 // leaveStreams gives up init's copies of the command's streams, so that a
 // reader or writer at the other end sees the command's own close.
 func (s *sandbox) leaveStreams() error {
@@ -187,27 +224,6 @@ func (s *sandbox) leaveStreams() error {
 	return nil
 }
 
-// awaitReady waits until the command's process has read its confinement back.
-func (s *sandbox) awaitReady() error {
-	m, _, err := s.cmdConn.Recv()
-	if errors.Is(err, io.EOF) {
-		return s.commandDied()
-	}
-	if err != nil {
-		return err
-	}
-	return expect(m, spec.Ready)
-}
-
-// commandDied explains an end without a word: a signal, or a crash of purple-init.
-func (s *sandbox) commandDied() error {
-	var ws unix.WaitStatus
-	if _, err := unix.Wait4(s.cmd, &ws, 0, nil); err != nil {
-		return fmt.Errorf("the command's process is gone: %w", err)
-	}
-	return fmt.Errorf("the command's process ended before it was confined (wait status %#x)", uint32(ws))
-}
-
 // expect turns a Failed message into its error, and any other kind than want
 // into one.
 func expect(m spec.Message, want spec.MessageKind) error {
@@ -221,9 +237,8 @@ func expect(m spec.Message, want spec.MessageKind) error {
 	}
 }
 
-// awaitGo tells the supervisor that all is in force, waits for its word and
-// passes it on. The child's end of the socket closes at execve: until then a
-// failure can still arrive.
+// awaitGo tells the supervisor that all is in force, waits for its word and lets
+// the command go.
 func (s *sandbox) awaitGo() error {
 	var fds []int
 	if s.master >= 0 {
@@ -234,6 +249,12 @@ func (s *sandbox) awaitGo() error {
 	}
 	if s.master >= 0 {
 		unix.Close(s.master)
+	}
+	if err := s.hide(); err != nil {
+		return &StepError{Step: "hide the sandbox's init", Err: err, Status: spec.StatusRefused}
+	}
+	if s.spec.UserManager {
+		ignoreSignals() // the command's first act may be to send one
 	}
 	// While the supervisor reads its part back.
 	if err := dropProcessCapabilities(1 << unix.CAP_KILL); err != nil {
@@ -246,22 +267,32 @@ func (s *sandbox) awaitGo() error {
 	if err := expect(m, spec.Go); err != nil {
 		return err
 	}
-	if err := s.cmdConn.Send(spec.Message{Kind: spec.Go}); err != nil {
-		return s.commandDied()
+	if err := s.launch(); err != nil {
+		return err
 	}
-	m, _, err = s.cmdConn.Recv()
-	if err == nil {
-		return expect(m, spec.Go) // only ever a failure
-	}
-	if !errors.Is(err, io.EOF) {
+	// Not before: until then the descriptors were the fork's as well.
+	if err := s.leaveStreams(); err != nil {
 		return err
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Started})
 }
 
+// hide gives what /proc has of init to root. Under a user manager it would be the
+// command's uid's own, outside of which only the user namespace of init, above the
+// command's, keeps that one from what is in it (ptrace(2), PTRACE_MODE_*).
+func (s *sandbox) hide() error {
+	if !s.spec.UserManager {
+		return nil
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
 // supervise forwards what the supervisor says and reaps, until the command
 // has ended. Then PID 1 ends and the kernel kills whatever is left.
 func (s *sandbox) supervise() error {
+	if s.spec.Uplink != nil && len(s.spec.Published) > 0 {
+		go serveSockets(spec.NewConn(socketsFD))
+	}
 	go s.forward()
 	for {
 		var ws unix.WaitStatus
@@ -280,6 +311,17 @@ func (s *sandbox) supervise() error {
 		}
 		if err := s.conn.Send(spec.Message{Kind: spec.Stopped}); err != nil {
 			return err
+		}
+	}
+}
+
+// ignoreSignals makes init deaf to the command, which under a user manager has
+// the same uid outside and may signal it: `kill -TERM 1` must not be the end of
+// PID 1 and of all with it. What init obeys comes over its socket.
+func ignoreSignals() {
+	for n := unix.Signal(1); n <= lastSignal; n++ {
+		if n != unix.SIGCHLD && n != unix.SIGURG { // waited for; the Go runtime's own
+			signal.Ignore(n)
 		}
 	}
 }
@@ -303,4 +345,13 @@ func (s *sandbox) forward() {
 	}
 }
 
-func (s *sandbox) dropGroups() error { return syscall.Setgroups(nil) }
+// dropGroups leaves init, and all that comes after it, no supplementary group.
+// An ordinary user may not give one up: a group can also take a permission away
+// (user_namespaces(7)). Under a user manager the command therefore keeps those
+// of the user, and what it sees of the host's files is what they let it.
+func (s *sandbox) dropGroups() error {
+	if s.spec.UserManager {
+		return nil
+	}
+	return syscall.Setgroups(nil)
+}

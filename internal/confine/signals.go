@@ -2,6 +2,7 @@ package confine
 
 import (
 	"fmt"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,31 +23,32 @@ const (
 // resetSignals gives the command default dispositions and an empty mask. What
 // is ignored or blocked survives execve, and the caller of systemd may have
 // left anything: systemd resets with glibc's sigaction, which does not touch
-// the two signals that glibc keeps for itself.
+// the two signals that glibc keeps for itself. Handlers are those of the Go
+// runtime, which the fork has not got: they go, too, before the mask is emptied.
 //
-// Handlers are the Go runtime's, which needs them until execve resets them.
-func (c *command) resetSignals() error {
+//go:nosplit
+func (c *command) resetSignals() syscall.Errno {
+	var standard kernelSigaction
 	for n := uintptr(1); n <= lastSignal; n++ {
-		var now kernelSigaction
-		if errno := sigaction(n, nil, &now); errno != 0 {
-			return fmt.Errorf("cannot read the disposition of signal %d: %w", n, errno)
-		}
-		if now.handler != ignored {
+		c.page.detail.Store(int32(n))
+		if n == uintptr(unix.SIGKILL) || n == uintptr(unix.SIGSTOP) {
 			continue
 		}
-		if errno := sigaction(n, &kernelSigaction{}, nil); errno != 0 {
-			return fmt.Errorf("cannot reset signal %d: %w", n, errno)
+		if errno := sigaction(n, &standard, nil); errno != 0 {
+			return errno
 		}
 	}
 	var none [sigsetBytes]byte
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, sigsetBytes, 0, 0)
-	if errno != 0 {
-		return fmt.Errorf("cannot empty the signal mask: %w", errno)
-	}
-	return nil
+	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, sigsetBytes, 0, 0)
+	return errno
 }
 
-func sigaction(signal uintptr, set, old *kernelSigaction) unix.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), sigsetBytes, 0, 0)
+func (c *command) explainSignals(n int, errno syscall.Errno) error {
+	return fmt.Errorf("signal %d: %w", n, errno)
+}
+
+//go:nosplit
+func sigaction(signal uintptr, set, old *kernelSigaction) syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), sigsetBytes, 0, 0)
 	return errno
 }

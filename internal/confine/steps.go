@@ -1,13 +1,14 @@
 // Package confine carries a spec out: it is all of purple-init. Three
-// processes share the work, each a re-execution of the same binary:
+// processes share the work:
 //
 //	supervisor  the unit's main process, the only one outside the sandbox
-//	init        PID 1 of the sandbox; builds the root file system, then reaps
-//	command     drops every privilege and becomes the command
+//	init        PID 1 of the sandbox, a re-execution of the same binary; builds
+//	            the root file system, then reaps
+//	command     a fork of init; drops every privilege and becomes the command
 //
 // The order of the steps is this file. Nothing is believed because a call
-// returned no error: each process reads back what is in force, and the command
-// is executed only after the supervisor has heard from both others.
+// returned no error: what is in force is read back, that of the command's process
+// by init, and the command is executed only after the supervisor has heard of it.
 //
 // The package must stay small enough to audit in one sitting: it is static,
 // and imports no D-Bus, no YAML and no cgo.
@@ -16,6 +17,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 )
@@ -31,10 +33,16 @@ var initSteps = []step[*sandbox]{
 	// First, because every later step would change the host if a
 	// namespace were the host's.
 	{"verify the namespaces", (*sandbox).verifyNamespaces},
+	// Before anything is made that would have to be made again. Its mount is the
+	// first thing that needs them private.
+	{"make the mounts private", (*sandbox).makeMountsPrivate},
+	{"seal purple-init", (*sandbox).sealSelf},
+	{"offer the sandbox when memory is short", (*sandbox).offerToOOM},
+	{"leave the session keyring", (*sandbox).leaveKeyring},
 	{"set the host name", (*sandbox).setHostname},
 	{"prepare the network namespace", (*sandbox).prepareNetwork},
+	{"filter the network", (*sandbox).filterNetwork},
 	// While the host's files can still be named.
-	{"make the mounts private", (*sandbox).makeMountsPrivate},
 	{"open the bound paths", (*sandbox).openSources},
 	{"make the root file system", (*sandbox).makeRoot},
 	{"make /proc and /dev", (*sandbox).makeSystemDirs},
@@ -48,33 +56,42 @@ var initSteps = []step[*sandbox]{
 	{"drop the supplementary groups", (*sandbox).dropGroups},
 	{"set the resource limits", (*sandbox).setRlimits},
 	// While /proc is still writable: the id maps are written through it.
-	// The child does the steps below at the same time, then waits.
+	// The fork does the steps below at the same time, then waits.
 	{"make the user namespace", (*sandbox).spawnCommand},
 	{"make the root file system read-only", (*sandbox).sealRoot},
 	{"verify the mounts", (*sandbox).verifyMounts},
+	{"verify the confinement", (*sandbox).verifyCommand},
 	// Then, in sandbox.go: tell the supervisor, drop all capabilities but
 	// CAP_KILL, which forwards signals, and let the command's process go.
 }
 
+// commandStep is one thing to do for the fork that will be the command, see
+// command.run: its name and what explains its error are for init.
+type commandStep struct {
+	name    string
+	run     func(*command) syscall.Errno
+	explain func(c *command, detail int, errno syscall.Errno) error // nil: the error says it all
+}
+
 // commandSteps take every privilege from the process that will be the command.
-// All of them are per thread: they run on one locked thread, the one that
-// executes the command.
-var commandSteps = []step[*command]{
-	{"verify the namespaces", (*command).verifyNamespaces},
+var commandSteps = [...]commandStep{
+	{"watch for its execution", (*command).watchForExec, nil},
 	// Everything above 2 goes at execve, also what a careless caller left open.
-	{"close the descriptors", (*command).closeDescriptors},
+	{"close the descriptors", (*command).closeDescriptors, nil},
+	{"make a process group", (*command).leadGroup, nil},
+	{"become the sandbox's user", (*command).takeIDs, nil},
+	{"let itself be traced", (*command).allowTracer, nil},
 	// Before no_new_privs and the loss of CAP_SYS_ADMIN, which it needs otherwise.
-	{"restrict the file system with Landlock", (*command).restrictPaths},
-	{"set the resource limits", (*command).setRlimits},
+	{"restrict the file system with Landlock", (*command).restrictPaths, (*command).explainPaths},
 	// The bounding set needs CAP_SETPCAP, so it goes before the other sets.
-	{"drop the capabilities", (*command).dropCapabilities},
-	{"set no_new_privs", (*command).setNoNewPrivs},
-	{"enter the working directory", (*command).enterDir},
-	{"reset the signals", (*command).resetSignals},
-	{"verify the confinement", (*command).verifyPosture},
-	// Then wait for the word of init and the supervisor, who have read back
-	// the rest. Last, in exec.go and without a call in between: seccomp, all
-	// of it read back once more by another thread, execve.
+	{"drop the capabilities", (*command).dropCapabilities, (*command).explainCapabilities},
+	{"set no_new_privs", (*command).setNoNewPrivs, nil},
+	{"enter the working directory", (*command).enterDir, (*command).explainDir},
+	{"reset the signals", (*command).resetSignals, (*command).explainSignals},
+	{"set the tasks limit", (*command).setTasksLimit, nil},
+	// Then it waits for the word of init and the supervisor, who have read back
+	// the rest. Last, in command.launch and without a call in between: seccomp,
+	// all of it read back once more by init, execve.
 }
 
 // StepError says which step could not be done. Status is purple's exit status.

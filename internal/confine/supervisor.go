@@ -31,11 +31,16 @@ type supervisor struct {
 	down *spec.Conn // to the sandbox's init
 
 	initPID   int
-	listening *spec.Conn // on which the filter's listener comes
+	listening *spec.Conn     // on which the filter's listener comes
+	sockets   *insideSockets // nil: this process is in the sandbox's network namespace
+	uplink    *pasta         // nil: the manager or purple has made the network
+
+	output chan struct{} // closed when all of a relayed output has gone on; nil: it is not relayed
 
 	audit    *audit       // nil: nothing is recorded
 	denied   *denials     // nil: denied connections are not
 	calls    *deniedCalls // nil: denied system calls are not, the kernel answers them
+	trace    *tracer      // nil: not a learning run
 	accounts *accounts
 	limits   *limitWatch
 
@@ -66,8 +71,8 @@ func (s *supervisor) run() (int, error) {
 	if err := s.receiveSpec(); err != nil {
 		return 0, err
 	}
-	// Before anything is made: nothing of a run starts in the host's namespaces.
-	if err := requireForeign(s.spec.ManagerNamespaces, unitNamespaces...); err != nil {
+	// Before anything is made.
+	if err := s.verifyUnit(); err != nil {
 		return 0, &StepError{Step: "verify the unit's namespaces", Err: err, Status: spec.StatusRefused}
 	}
 	if err := s.announceNetwork(); err != nil {
@@ -76,10 +81,18 @@ func (s *supervisor) run() (int, error) {
 	if err := s.recordDenied(); err != nil {
 		return 0, &StepError{Step: "record denied connections", Err: err, Status: spec.StatusRefused}
 	}
+	defer func() { s.uplink.end() }()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	// Before there is any child, see requireNoChild.
+	if err := s.startTracer(); err != nil {
+		return 0, &StepError{Step: "trace the system calls", Err: err, Status: spec.StatusRefused}
+	}
 	if err := s.startInit(); err != nil {
 		return 0, &StepError{Step: "start the sandbox", Err: err, Status: spec.StatusRefused}
+	}
+	if err := s.connectUplink(); err != nil {
+		return 0, err
 	}
 	if err := s.recordSyscalls(); err != nil {
 		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
@@ -140,16 +153,25 @@ func (s *supervisor) takeLog(fds []int) ([]int, error) {
 	return fds, err
 }
 
+// The choice of the kernel's when the unit is out of memory (proc_pid_oom_score_adj(5)).
+const (
+	oomNever  = "-1000"
+	oomRather = "500"
+)
+
 // surviveOOM keeps the kernel from choosing the supervisor when the unit is out
 // of memory: it has next to none, and has to say what happened. The sandbox's
 // init is there already and keeps the manager's choice. Where a container has
 // taken CAP_SYS_RESOURCE from everybody, the sandbox is offered instead, which
-// then is also the first to go when all of the machine is out of memory.
+// then is also the first to go when all of the machine is out of memory. An
+// ordinary user may not protect anything either: there init offers itself.
 func (s *supervisor) surviveOOM() {
-	const never, rather = "-1000", "500" // proc_pid_oom_score_adj(5)
-	err := os.WriteFile("/proc/self/oom_score_adj", []byte(never), 0)
+	if s.spec.UserManager {
+		return
+	}
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomNever), 0)
 	if errors.Is(err, unix.EACCES) {
-		err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.initPID), []byte(rather), 0)
+		err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.initPID), []byte(oomRather), 0)
 	}
 	s.audit.complain(err)
 }
@@ -185,6 +207,9 @@ func (s *supervisor) detachedStreams() error {
 		return fmt.Errorf("cannot open \"/dev/null\": %w", err)
 	}
 	s.streams = [3]int{null, 1, 2}
+	if s.spec.UserManager {
+		return s.relayOutput()
+	}
 	return nil
 }
 
@@ -192,11 +217,15 @@ func (s *supervisor) detachedStreams() error {
 // properties cannot give it. (The host name's is among them because
 // ProtectHostname= would come with a filter that forbids to set it.)
 func (s *supervisor) startInit() error {
-	listening, err := s.expectListener()
+	extra, err := s.extraSockets()
 	if err != nil {
 		return err
 	}
-	defer closeFiles(listening)
+	defer closeFiles(extra)
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("cannot find purple-init: %w", err)
+	}
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
@@ -205,36 +234,135 @@ func (s *supervisor) startInit() error {
 	attr := &syscall.ProcAttr{
 		Env:   []string{oneProcessor},
 		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
-			Setsid:     true,
-		},
+		Sys:   s.initAttributes(),
 	}
-	for _, f := range listening {
-		attr.Files = append(attr.Files, f.Fd())
+	for _, f := range extra {
+		attr.Files = append(attr.Files, descriptor(f))
 	}
-	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init"}, attr)
+	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init", self}, attr)
 	theirs.Close()
 	if err != nil {
-		return fmt.Errorf("cannot clone its init: %w", err)
+		return fmt.Errorf("cannot clone its init: %w%s", err, s.cloneHint(err))
 	}
 	s.leaveStreams()
+	if s.spec.UserManager {
+		return s.sendSources()
+	}
 	if err := s.sendIdmap(); err != nil {
 		return fmt.Errorf("cannot make the id map: %w", err)
 	}
 	return nil
 }
 
-// sendIdmap makes the user namespace while init starts, if a mount needs one.
+// cloneHint is for what an administrator may have forbidden ordinary users.
+func (s *supervisor) cloneHint(err error) string {
+	if s.spec.UserManager && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)) {
+		return "; this machine keeps you from making user namespaces, `purple doctor` says why"
+	}
+	return ""
+}
+
+// sendSources follows the links to what is bound, while init starts.
+func (s *supervisor) sendSources() error {
+	paths, err := resolveSources(s.spec.Mounts)
+	if err != nil {
+		return &StepError{Step: "find the bound paths", Err: err, Status: spec.StatusRefused}
+	}
+	return s.down.Send(spec.Message{Kind: spec.Sources, Paths: paths})
+}
+
+// extraSockets are what init gets from listenerFD on; nil: not this one.
+func (s *supervisor) extraSockets() ([]*os.File, error) {
+	listener, err := s.expectListener()
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := s.expectSockets()
+	if err != nil {
+		closeFiles([]*os.File{listener})
+		return nil, err
+	}
+	return []*os.File{listener, sockets}, nil
+}
+
+// expectSockets makes the way on which init gives sockets of the sandbox's
+// network namespace, where this process is not in it and ports are published.
+func (s *supervisor) expectSockets() (*os.File, error) {
+	if s.spec.Uplink == nil || len(s.spec.Published) == 0 {
+		return nil, nil
+	}
+	conn, theirs, err := spec.Pair()
+	s.sockets = &insideSockets{conn: conn}
+	return theirs, err
+}
+
+// descriptor is a file's number for a child; without a file, that it has none.
+func descriptor(f *os.File) uintptr {
+	if f == nil {
+		return ^uintptr(0)
+	}
+	return f.Fd()
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close() // of none it is harmless
+	}
+}
+
+// initAttributes are the namespaces that init is cloned into. Under a user
+// manager it gets its privileges by a user namespace, in which the user's ids are
+// the only ones and stay what they are: the file system and the network of the
+// sandbox belong to that one, and the command's own is below it.
+func (s *supervisor) initAttributes() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | unix.CLONE_NEWCGROUP | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		Setsid:     true,
+	}
+	if s.spec.UserManager {
+		id := s.spec.Identity
+		attr.Cloneflags |= syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(id.HostUID), HostID: int(id.HostUID), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(id.HostGID), HostID: int(id.HostGID), Size: 1}}
+		// They are lost at execve by whoever is not uid 0, but for these.
+		attr.AmbientCaps = initCapabilities
+	}
+	return attr
+}
+
+// initCapabilities are what the steps of init need in a user namespace: mounts
+// and the host name, the loopback interface, and signals to the command, which
+// all of the rest is dropped for.
+var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_KILL}
+
+// sendIdmap makes the user namespace while init starts, if a mount needs one: its
+// map shows the owner's files as the command's. It takes a process to make one,
+// which is not needed any more once the namespace is open.
 func (s *supervisor) sendIdmap() error {
 	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
 		return nil
 	}
-	ids, err := s.startIdmap()
+	pid, err := fork(unix.CLONE_NEWUSER, &idle{})
 	if err != nil {
 		return err
 	}
-	return ids.send(s.down)
+	id := s.spec.Identity
+	err = writeMaps(pid, spec.Identity{UID: id.OwnerUID, GID: id.OwnerGID, HostUID: id.HostUID, HostGID: id.HostGID})
+	if err == nil {
+		err = sendUserNamespace(s.down, pid)
+	}
+	killErr := unix.Kill(pid, unix.SIGKILL)
+	_, waitErr := unix.Wait4(pid, nil, 0, nil)
+	return errors.Join(err, killErr, waitErr)
+}
+
+func sendUserNamespace(to *spec.Conn, pid int) error {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return to.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.
@@ -245,60 +373,6 @@ func (s *supervisor) leaveStreams() {
 		}
 	}
 	unix.Close(s.specFD)
-}
-
-// idmap is a user namespace whose map shows the owner's files as the
-// command's. It takes a process to make one, which is not needed any more once
-// the namespace is open.
-type idmap struct {
-	pid  int
-	hold *os.File // the process's standard input
-}
-
-// startIdmap starts that process.
-func (s *supervisor) startIdmap() (*idmap, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	id := s.spec.Identity
-	attr := &syscall.ProcAttr{
-		Env:   []string{oneProcessor},
-		Files: []uintptr{r.Fd()},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: int(id.OwnerUID), HostID: int(id.HostUID), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: int(id.OwnerGID), HostID: int(id.HostGID), Size: 1}},
-		},
-	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"purple-init", "userns"}, attr)
-	if err != nil {
-		w.Close()
-		return nil, err
-	}
-	return &idmap{pid: pid, hold: w}, nil
-}
-
-// send opens the namespace, sends it to init and ends the process.
-func (m *idmap) send(to *spec.Conn) error {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", m.pid))
-	if err == nil {
-		err = to.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
-		ns.Close()
-	}
-	m.hold.Close()
-	killErr := unix.Kill(m.pid, unix.SIGKILL)
-	_, waitErr := unix.Wait4(m.pid, nil, 0, nil)
-	return errors.Join(err, killErr, waitErr)
-}
-
-// HoldUserNamespace keeps a user namespace until the supervisor has opened it:
-// until its standard input ends.
-func HoldUserNamespace() int {
-	var b [1]byte
-	_, _ = unix.Read(0, b[:])
-	return 0
 }
 
 // release lets the command go once everything has been read back, and tells
@@ -317,6 +391,9 @@ func (s *supervisor) release() error {
 		return err
 	}
 	listeners, err := s.awaitNetwork()
+	if err == nil {
+		err = s.awaitUplink()
+	}
 	if err != nil {
 		return err
 	}
@@ -324,11 +401,14 @@ func (s *supervisor) release() error {
 		return &StepError{Step: "write the audit log", Err: err, Status: spec.StatusRefused}
 	}
 	s.limits = newLimitWatch(s.accounts, s.spec.Limits, s.initPID, s.tellLimit)
+	if err := s.seizeCommand(); err != nil {
+		return &StepError{Step: "trace the system calls", Err: err, Status: spec.StatusRefused}
+	}
 	s.startedAt = time.Now()
 	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return err
 	}
-	publish(listeners, s.spec.Published)
+	publish(listeners, s.spec.Published, s.socketMaker())
 	if err := s.takeListener(); err != nil {
 		return err
 	}
@@ -471,6 +551,8 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
+		s.awaitOutput()
+		s.tellLearnt()
 		s.limits.finish(e.m.Threads)
 		s.ended(ws, wall, s.reportDenials())
 		return spec.ExitStatus(ws), true, nil

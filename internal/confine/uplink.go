@@ -7,17 +7,21 @@ import (
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/journal"
+	"golang.org/x/sys/unix"
 )
 
 // announceNetwork makes sure that this process is in the namespace that purple
 // made and read back, and tells it so: the unit holds the namespace by now, and
 // its ExecStopPost= will undo what purple does next.
 func (s *supervisor) announceNetwork() error {
+	if s.spec.Uplink != nil {
+		return s.up.Send(spec.Message{Kind: spec.Alive}) // for the listening sockets
+	}
 	want := s.spec.NetworkNamespace
 	if want == 0 {
 		return nil
 	}
-	got, err := namespaceInode("net")
+	got, err := namespaceInode(self, "net")
 	if err != nil {
 		return err
 	}
@@ -30,7 +34,7 @@ func (s *supervisor) announceNetwork() error {
 // awaitNetwork waits until purple has linked the namespace, and gives the
 // sockets that listen on the host for the published ports.
 func (s *supervisor) awaitNetwork() ([]int, error) {
-	if s.spec.NetworkNamespace == 0 {
+	if s.spec.NetworkNamespace == 0 && s.spec.Uplink == nil {
 		return nil, nil
 	}
 	m, fds, err := s.up.Recv()
@@ -48,11 +52,25 @@ func (s *supervisor) awaitNetwork() ([]int, error) {
 
 // recordDenied begins to listen to the rules of the namespace and makes events
 // of what they refuse. That needs the privileges which this process drops soon.
+//
+// Under a user manager there is no such namespace yet.
 func (s *supervisor) recordDenied() error {
-	if !s.spec.RecordDenied {
+	if !s.spec.RecordDenied || s.spec.UserManager {
 		return nil
 	}
-	d, err := openDenials()
+	fd, err := netfilterSocket()
+	if err != nil {
+		return err
+	}
+	return s.recordDeniedOn(fd)
+}
+
+// recordDeniedOn does it on a netfilter socket of the namespace, and takes it over.
+func (s *supervisor) recordDeniedOn(fd int) error {
+	if !s.spec.RecordDenied {
+		return unix.Close(fd)
+	}
+	d, err := openDenials(fd)
 	if err != nil {
 		return err
 	}
@@ -63,7 +81,9 @@ func (s *supervisor) recordDenied() error {
 
 // reportDenials tells the final counts of everything that was denied.
 func (s *supervisor) reportDenials() journal.Denials {
-	return journal.Denials{Connections: s.reportDenied(), Syscalls: s.reportCalls()}
+	totals := journal.Denials{Connections: s.reportDenied()}
+	s.reportCalls(&totals)
+	return totals
 }
 
 // reportDenied tells the journal and purple the final counts. The run has ended

@@ -139,11 +139,7 @@ func (a *accounts) usage() journal.Usage {
 		CPU:        parseKey(cpu, "usage_usec"),
 		MemoryPeak: parseAmount(a.file("memory", "memory.peak", "memory.max_usage_in_bytes")),
 	}
-	if a.isV1("blkio") {
-		u.IORead, u.IOWritten = sumV1IO(a.file("blkio", "", "blkio.throttle.io_service_bytes"))
-	} else {
-		u.IORead, u.IOWritten = sumIO(a.file("io", "io.stat", ""))
-	}
+	u.IORead, u.IOWritten = sumIO(a.disks())
 	return u
 }
 
@@ -164,45 +160,71 @@ func parseProcessIO(text string) (read, written journal.Amount) {
 	return read, written
 }
 
-// sumIO adds up io.stat: "254:0 rbytes=4096 wbytes=0 …", a line a disk that was
-// used.
-func sumIO(text string, ok bool) (read, written journal.Amount) {
+// diskIO is what has gone from and to one disk, in bytes.
+type diskIO struct{ read, written uint64 }
+
+// disks are those that the unit has used, by their numbers, "254:0"; ok: it is
+// known.
+func (a *accounts) disks() (disks map[string]diskIO, ok bool) {
+	if a.isV1("blkio") {
+		text, ok := a.file("blkio", "", "blkio.throttle.io_service_bytes")
+		return parseV1IO(text), ok
+	}
+	text, ok := a.file("io", "io.stat", "")
+	return parseIO(text), ok
+}
+
+func sumIO(disks map[string]diskIO, ok bool) (read, written journal.Amount) {
 	if !ok {
 		return read, written
 	}
 	read, written = journal.Known(0), journal.Known(0)
-	for _, word := range strings.Fields(text) {
-		name, value, _ := strings.Cut(word, "=")
-		switch name {
-		case "rbytes":
-			read.N += parseAmount(value, true).N
-		case "wbytes":
-			written.N += parseAmount(value, true).N
-		}
+	for _, d := range disks {
+		read.N += d.read
+		written.N += d.written
 	}
 	return read, written
 }
 
-// sumV1IO adds up blkio.throttle.io_service_bytes: "254:0 Read 4096", a line for
-// each disk and way.
-func sumV1IO(text string, ok bool) (read, written journal.Amount) {
-	if !ok {
-		return read, written
+// parseIO reads io.stat: "254:0 rbytes=4096 wbytes=0 …", a line a disk.
+func parseIO(text string) map[string]diskIO {
+	disks := map[string]diskIO{}
+	for line := range strings.Lines(text) {
+		number, rest, _ := strings.Cut(line, " ")
+		var d diskIO
+		for _, word := range strings.Fields(rest) {
+			name, value, _ := strings.Cut(word, "=")
+			switch name {
+			case "rbytes":
+				d.read = parseAmount(value, true).N
+			case "wbytes":
+				d.written = parseAmount(value, true).N
+			}
+		}
+		disks[number] = d
 	}
-	read, written = journal.Known(0), journal.Known(0)
+	return disks
+}
+
+// parseV1IO reads blkio.throttle.io_service_bytes: "254:0 Read 4096", a line for
+// each disk and way, and sums of them.
+func parseV1IO(text string) map[string]diskIO {
+	disks := map[string]diskIO{}
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) != 3 {
 			continue
 		}
+		d := disks[fields[0]]
 		switch fields[1] {
 		case "Read":
-			read.N += parseAmount(fields[2], true).N
+			d.read = parseAmount(fields[2], true).N
 		case "Write":
-			written.N += parseAmount(fields[2], true).N
+			d.written = parseAmount(fields[2], true).N
 		}
+		disks[fields[0]] = d
 	}
-	return read, written
+	return disks
 }
 
 // linkBytes adds up /proc/net/dev of this process's network namespace, but for

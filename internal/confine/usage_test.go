@@ -1,9 +1,11 @@
 package confine
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/journal"
@@ -178,6 +180,50 @@ func TestLimitWatchOfARunThatReachesNone(t *testing.T) {
 	w.finish(5)
 	if len(got) != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A disk that has moved all that it may, for long enough, is at its limit.
+func TestIOWatch(t *testing.T) {
+	const v1Name = "/blkio.throttle.io_service_bytes"
+	for _, host := range []struct {
+		groups map[string]string
+		file   string
+		text   string
+	}{
+		{v2Groups, own + "/io.stat", "254:0 rbytes=%d wbytes=%d rios=1 wios=1 dbytes=0 dios=0\n8:0 rbytes=0 wbytes=0\n"},
+		{v1Groups, "blkio" + own + v1Name, "254:0 Read %d\n254:0 Write %d\n254:0 Total 99999999\nTotal 99999999\n"},
+	} {
+		for _, c := range []struct {
+			read, written int
+			after         time.Duration
+			want          bool
+		}{
+			{read: 1000, after: time.Second, want: true},
+			{written: 900, after: time.Second, want: true},
+			{read: 899, written: 899, after: time.Second},
+			{read: 1000, after: 1200 * time.Millisecond},
+			{written: 600, after: 600 * time.Millisecond, want: true},
+			{written: 5000, after: 400 * time.Millisecond}, // a slice of the kernel's, perhaps
+		} {
+			// What was moved before the command started is not its own.
+			a := fakeAccounts(t, host.groups, map[string]string{host.file: fmt.Sprintf(host.text, 5000, 5000)})
+			begin := time.Now()
+			w := newIOWatch(a, 1000, begin)
+			text := fmt.Sprintf(host.text, 5000+c.read, 5000+c.written)
+			if err := os.WriteFile(filepath.Join(a.root, host.file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.look(begin.Add(c.after)); got != c.want {
+				t.Errorf("%s: %+v: %v", host.file, c, got)
+			}
+			if w.look(begin.Add(c.after+time.Second)) && c.after >= leastWindow {
+				t.Errorf("%s: %+v: idle, and at the limit", host.file, c)
+			}
+		}
+	}
+	if a := fakeAccounts(t, v2Groups, nil); newIOWatch(a, 1, time.Now()).look(time.Now().Add(time.Hour)) {
+		t.Error("nothing is known, and it is at the limit")
 	}
 }
 

@@ -138,5 +138,8 @@ func parseMountinfo(text string) ([]mountLine, error) {
 
 // unescapeMount undoes the octal escapes of space, tab, newline and backslash.
 func unescapeMount(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -2,10 +2,19 @@
 // finds are values, which a test makes up.
 package host
 
+// ManagerKind says which systemd starts the units.
+type ManagerKind string
+
+// The managers: the machine's, and the one of an ordinary user.
+const (
+	SystemManager ManagerKind = "system"
+	UserManager   ManagerKind = "user"
+)
+
 // Facts are what translate needs to know of the machine. Fields are filled by
 // Probe; a test fills them by hand.
 type Facts struct {
-	Manager string // "system" or "user"
+	Manager ManagerKind
 	Cgroup  CgroupLayout
 	// Controllers that the manager can give a unit: "cpu", "memory", "pids", "io".
 	Controllers []string

@@ -55,7 +55,7 @@ func TestWholeDisk(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
-	facts, err := Probe([]string{"/", "/proc", "/no/such/path", "/etc/passwd"})
+	facts, err := Probe(SystemManager, []string{"/", "/proc", "/no/such/path", "/etc/passwd"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestSubmounts(t *testing.T) {
 // The kernel's own list: what is mounted below / has facts, and a path that is
 // no directory has nothing below it.
 func TestProbeSubmounts(t *testing.T) {
-	facts, err := Probe([]string{"/", "/etc/passwd"})
+	facts, err := Probe(SystemManager, []string{"/", "/etc/passwd"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,10 @@ type Network struct {
 	// than the loopback has an address, or a new one would get one.
 	IPv6 bool
 	DNS  DNS
+	// DefaultRoute4 and DefaultRoute6: the main table has one.
+	DefaultRoute4, DefaultRoute6 bool
+	// Pasta is pasta(1), absolute; empty: it is not installed.
+	Pasta string
 }
 
 // DNS is the machine's configuration of its resolver (resolv.conf(5)).
@@ -49,13 +53,24 @@ type DNS struct {
 // ProbeNetwork examines the network of the calling thread's namespace.
 func ProbeNetwork() (Network, error) {
 	var n Network
-	steps := []func(*Network) error{probeAddresses, probeRoutes, probeResolver}
+	steps := []func(*Network) error{probeAddresses, probeRoutes, probeResolver, probePasta}
 	for _, step := range steps {
 		if err := step(&n); err != nil {
 			return Network{}, err
 		}
 	}
 	return n, nil
+}
+
+// pastaPath is where every distribution has it. The caller's PATH must not choose
+// what stands between a sandbox and the network.
+const pastaPath = "/usr/bin/pasta"
+
+func probePasta(n *Network) error {
+	if info, err := os.Stat(pastaPath); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		n.Pasta = pastaPath
+	}
+	return nil
 }
 
 func probeAddresses(n *Network) error {
@@ -127,6 +142,10 @@ func probeRoutes(n *Network) error {
 	mtus := map[int]int{}
 	for _, r := range routes {
 		prefix, ok := toPrefix(r.Dst)
+		if !ok || prefix.Bits() == 0 {
+			n.DefaultRoute4 = n.DefaultRoute4 || r.Family == netlink.FAMILY_V4
+			n.DefaultRoute6 = n.DefaultRoute6 || r.Family == netlink.FAMILY_V6
+		}
 		if !ok || prefix.Bits() < shortestNetwork {
 			if err := n.limitMTU(r.LinkIndex, mtus); err != nil {
 				return err

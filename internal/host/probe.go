@@ -2,6 +2,7 @@ package host
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -18,10 +19,10 @@ import (
 // namespaces are the names in /proc/PID/ns of all seven that are compared.
 var namespaces = []string{"mnt", "uts", "ipc", "net", "pid", "user", "cgroup"}
 
-// Probe examines the machine. paths are the host paths whose facts are wanted.
-// It starts no process and takes well under a millisecond.
-func Probe(paths []string) (Facts, error) {
-	f := Facts{Manager: "system", PageSize: os.Getpagesize(), Arch: runtime.GOARCH}
+// Probe examines the machine for units of the manager. paths are the host paths
+// whose facts are wanted. It starts no process and takes well under a millisecond.
+func Probe(manager ManagerKind, paths []string) (Facts, error) {
+	f := Facts{Manager: manager, PageSize: os.Getpagesize(), Arch: runtime.GOARCH}
 	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes, probePaths(paths)}
 	for _, step := range steps {
 		if err := step(&f); err != nil {
@@ -40,7 +41,10 @@ func probeCgroups(f *Facts) error {
 	}
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
 		f.Cgroup = Unified
-		data, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+		data, err := os.ReadFile(filepath.Join(cgroupRoot, managerGroup(f.Manager), "cgroup.controllers"))
+		if f.Manager == UserManager && errors.Is(err, os.ErrNotExist) {
+			return nil // there is no such manager; who connects to it will hear so
+		}
 		if err != nil {
 			return fmt.Errorf("cannot read the cgroup controllers: %w", err)
 		}
@@ -48,6 +52,9 @@ func probeCgroups(f *Facts) error {
 		return nil
 	}
 	f.Cgroup = Hybrid
+	if f.Manager == UserManager {
+		return nil // of v1, nothing is delegated to users
+	}
 	// A v1 hierarchy by the name of the controller that Facts has for it.
 	for name, dir := range map[string]string{"cpu": "cpu", "memory": "memory", "pids": "pids", "io": "blkio"} {
 		if err := unix.Statfs(cgroupRoot+"/"+dir, &st); err == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
@@ -56,6 +63,17 @@ func probeCgroups(f *Facts) error {
 	}
 	slices.Sort(f.Controllers)
 	return nil
+}
+
+// managerGroup is the manager's own control group, below the mount of cgroup v2.
+// What a user's has of controllers, the administrator has delegated to it
+// (Delegate= of user@.service).
+func managerGroup(manager ManagerKind) string {
+	if manager == SystemManager {
+		return "/"
+	}
+	uid := os.Geteuid()
+	return fmt.Sprintf("/user.slice/user-%d.slice/user@%d.service", uid, uid)
 }
 
 func probeSwap(f *Facts) error {
@@ -83,11 +101,19 @@ func probeLandlock(f *Facts) error {
 
 // probeNamespaces takes PID 1's: the system manager's. Only who may trace it
 // may look; for anyone else the map stays empty, and a run is refused for it.
+//
+// A user's manager is not looked at: it may have a capability, and then not even
+// its own user may trace it. Its namespaces must be this process's own, which
+// purple-init compares once it runs in them.
 func probeNamespaces(f *Facts) error {
+	process := "/proc/1"
+	if f.Manager == UserManager {
+		process = "/proc/self"
+	}
 	f.ManagerNamespaces = map[string]uint64{}
 	for _, name := range namespaces {
 		var st unix.Stat_t
-		err := unix.Stat("/proc/1/ns/"+name, &st)
+		err := unix.Stat(process+"/ns/"+name, &st)
 		// ENOENT: /proc is mounted with hidepid=.
 		if err == unix.EACCES || err == unix.EPERM || err == unix.ENOENT {
 			clear(f.ManagerNamespaces)

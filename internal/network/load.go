@@ -24,14 +24,29 @@ func openNFT() (*nftables.Conn, error) {
 	return c, nil
 }
 
-// loadRules loads the ruleset in one transaction.
-func (n *Namespace) loadRules() error {
+// Load loads a ruleset into the network namespace of the calling thread, which
+// has none, in one transaction, and reads it back. It takes CAP_NET_ADMIN over it.
+func Load(t ruleset.Table) error {
+	if err := loadRules(t); err != nil {
+		return fmt.Errorf("cannot load the ruleset: %w", err)
+	}
+	if err := verifyRules(t); err != nil {
+		return fmt.Errorf("cannot read the ruleset back: %w", err)
+	}
+	return nil
+}
+
+func (n *Namespace) loadRules() error   { return loadRules(n.config.Rules) }
+func (n *Namespace) verifyRules() error { return verifyRules(n.config.Rules) }
+
+// loadRules loads a ruleset in one transaction.
+func loadRules(t ruleset.Table) error {
 	c, err := openNFT()
 	if err != nil {
 		return err
 	}
 	defer c.CloseLasting()
-	if err := add(c, n.config.Rules); err != nil {
+	if err := add(c, t); err != nil {
 		return err
 	}
 	return c.Flush()
@@ -136,9 +151,10 @@ func expression(s ruleset.Statement) []expr.Any {
 		}
 	case ruleset.ListenerReport:
 		const mld2Report = 143 // of <linux/icmpv6.h>
-		return append(protocolIs(unix.IPPROTO_ICMPV6),
-			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{mld2Report}})
+		return append(icmp6Type(), &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{mld2Report}})
+	case ruleset.NeighbourDiscovery:
+		const solicitation, advertisement = 135, 136
+		return append(icmp6Type(), &expr.Range{Op: expr.CmpOpEq, Register: register, FromData: []byte{solicitation}, ToData: []byte{advertisement}})
 	case ruleset.TCP:
 		return protocolIs(unix.IPPROTO_TCP)
 	case ruleset.To:
@@ -161,6 +177,11 @@ func expression(s ruleset.Statement) []expr.Any {
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: s.Chain}}
 	}
 	panic(fmt.Sprintf("internal error: no expression for %T", s))
+}
+
+func icmp6Type() []expr.Any {
+	return append(protocolIs(unix.IPPROTO_ICMPV6),
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
 }
 
 func ctState(bits uint32) []expr.Any {
@@ -234,7 +255,7 @@ func ports(protocol string, first, last uint16) []expr.Any {
 
 // verifyRules reads back what the kernel has: every chain with its hook and
 // policy, every rule and every element, and nothing else.
-func (n *Namespace) verifyRules() error {
+func verifyRules(want ruleset.Table) error {
 	c, err := openNFT()
 	if err != nil {
 		return err
@@ -244,7 +265,6 @@ func (n *Namespace) verifyRules() error {
 	if err != nil {
 		return err
 	}
-	want := n.config.Rules
 	if len(tables) != 1 || tables[0].Name != want.Name || tables[0].Family != nftables.TableFamilyINet {
 		return fmt.Errorf("there are %d tables, not the one", len(tables))
 	}

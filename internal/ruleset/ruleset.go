@@ -64,6 +64,9 @@ type (
 	// ListenerReport matches what the kernel itself sends about its multicast
 	// groups in IPv6 (MLD, RFC 3810).
 	ListenerReport struct{}
+	// NeighbourDiscovery matches what IPv6 asks and answers about link-layer
+	// addresses (RFC 4861, 4.3 and 4.4): ARP's counterpart, which no rule sees.
+	NeighbourDiscovery struct{}
 	// TCP matches TCP.
 	TCP struct{}
 	// To matches destinations by prefix.

@@ -84,6 +84,9 @@ func (ForeignSource) nft() string { return "fib saddr type != local" }
 func (ListenerReport) nft() string {
 	return "icmpv6 type mld2-listener-report"
 }
+func (NeighbourDiscovery) nft() string {
+	return "icmpv6 type nd-neighbor-solicit-nd-neighbor-advert"
+}
 func (TCP) nft() string { return "meta l4proto tcp" }
 func (s To) nft() string {
 	return addressFamily(s.Prefix.Addr().Is6()) + " daddr " + prefixText(s.Prefix)

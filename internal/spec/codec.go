@@ -159,6 +159,7 @@ func specLayout(c *codec, s *Spec) {
 	text(c, &s.Profile)
 	text(c, &s.RunID)
 	c.flag(&s.Detach)
+	c.flag(&s.UserManager)
 	text(c, &s.Command.Path)
 	list(c, &s.Command.Argv, (*codec).bytes)
 	list(c, &s.Command.Env, (*codec).bytes)
@@ -175,8 +176,19 @@ func specLayout(c *codec, s *Spec) {
 	list(c, &s.WriteOnly, text[string])
 	c.number(&s.Capabilities)
 	c.number(&s.NetworkNamespace)
+	optional(c, &s.Uplink, func(c *codec, u *Uplink) {
+		text(c, &u.Helper)
+		c.bytes(&u.Rules)
+		list(c, &u.Pasta, text[string])
+		c.flag(&u.IPv4)
+		c.flag(&u.IPv6)
+	})
 	c.flag(&s.RecordDenied)
 	c.flag(&s.RecordSyscalls)
+	c.flag(&s.RecordPaths)
+	c.flag(&s.RecordReads)
+	c.flag(&s.RecordCapabilities)
+	c.flag(&s.Learning)
 	list(c, &s.Published, integer[uint16])
 	integer(c, &s.UnprivilegedPortStart)
 	list(c, &s.Rlimits, rlimitLayout)
@@ -246,10 +258,14 @@ func messageLayout(c *codec, m *Message) {
 	integer(c, &m.Status)
 	optional(c, &m.Denied, deniedLayout)
 	optional(c, &m.DeniedCalls, deniedCallsLayout)
+	optional(c, &m.DeniedAccess, deniedAccessLayout)
+	optional(c, &m.Learnt, learntLayout)
 	list(c, &m.Event, func(c *codec, f *Field) {
 		text(c, &f.Name)
 		text(c, &f.Value)
 	})
+	integer(c, &m.Family)
+	list(c, &m.Paths, text[string])
 }
 
 // optional is a flag, and the value if there is one.
@@ -284,6 +300,30 @@ func deniedCallsLayout(c *codec, d *DeniedCalls) {
 		for i := range r.Args {
 			c.number(&r.Args[i])
 		}
+		text(c, &r.Comm)
+		text(c, &r.Errno)
+		c.number(&r.Count)
+	})
+	c.number(&d.More)
+}
+
+func learntLayout(c *codec, l *Learnt) {
+	c.number(&l.Of)
+	list(c, &l.Calls, func(c *codec, call *LearntCall) {
+		integer(c, &call.Nr)
+		c.number(&call.Count)
+		c.number(&call.First)
+		list(c, &call.Comms, text[string])
+	})
+}
+
+func deniedAccessLayout(c *codec, d *DeniedAccess) {
+	c.number(&d.Paths)
+	c.number(&d.Capabilities)
+	list(c, &d.Most, func(c *codec, r *RefusedAccess) {
+		text(c, &r.Path)
+		text(c, &r.Effect)
+		text(c, &r.Capability)
 		text(c, &r.Comm)
 		text(c, &r.Errno)
 		c.number(&r.Count)

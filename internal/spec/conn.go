@@ -17,6 +17,9 @@ type MessageKind string
 const (
 	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams, then the log
 	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
+	Filtered  MessageKind = "filtered"  // init to supervisor under a user manager: the rules stand; descriptor: a netfilter socket in their namespace
+	Socket    MessageKind = "socket"    // supervisor to init: make a TCP socket of the address family Family; init to supervisor: here it is
+	Sources   MessageKind = "sources"   // supervisor to init under a user manager: Paths, of the mounts' sources
 	Connected MessageKind = "connected" // down: the network is linked; descriptors: the listening sockets of Spec.Published
 	Go        MessageKind = "go"        // supervisor to init: everything read back, execute the command
 	Signal    MessageKind = "signal"    // down: send Signal to the command's process group
@@ -25,12 +28,13 @@ const (
 
 	Alive     MessageKind = "alive"     // supervisor to purple: the unit runs in its network namespace, link it
 	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
-	Listening MessageKind = "listening" // the command's process to the supervisor: the filter is loaded; descriptor: its listener
+	Listening MessageKind = "listening" // init to supervisor, on a socket of its own: the filter is loaded; descriptor: its listener
 
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
 	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
+	Taught  MessageKind = "taught"  // up, after Exited: Learnt is the calls that a learning run has made, or a part of them
 	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
@@ -44,14 +48,19 @@ type Message struct {
 	Stopping   bool   // the manager had asked the unit to stop before the command ended
 	// OutOfMemory: the kernel has killed something of the run at the memory
 	// limit, and that is the end.
-	OutOfMemory bool
-	Threads     uint64 // of the sandbox's init, with Exited
-	Step        string
-	Error       string
-	Status      int // exit status that goes with Failed
-	Denied      *Denied
-	DeniedCalls *DeniedCalls
-	Event       []Field // as package journal has them, with Ended
+	OutOfMemory  bool
+	Threads      uint64 // of the sandbox's init, with Exited
+	Step         string
+	Error        string
+	Status       int // exit status that goes with Failed
+	Denied       *Denied
+	DeniedCalls  *DeniedCalls
+	DeniedAccess *DeniedAccess
+	Learnt       *Learnt
+	Event        []Field // as package journal has them, with Ended
+	Family       int     // AF_INET or AF_INET6, with Socket
+	// Paths are the sources of the spec's mounts without symbolic links.
+	Paths []string
 }
 
 // Field is one field of an event.
@@ -72,6 +81,46 @@ type RefusedCall struct {
 	Errno string    // what was answered: "EPERM"
 	Count uint64
 }
+
+// DeniedAccess is what was refused in a run on account of a path, or of a
+// capability.
+type DeniedAccess struct {
+	Paths, Capabilities uint64          // calls, in all
+	Most                []RefusedAccess // those refused most often, at most MaxRefusedCalls
+	More                uint64          // counts that are not in Most
+}
+
+// RefusedAccess is a path with what was to be done to it, or a capability.
+type RefusedAccess struct {
+	Path       string // escaped; empty: one of many
+	Effect     string // "write", "create", "remove"
+	Capability string // "CAP_SYS_CHROOT"; empty: it is a path
+	Comm       string // escaped; empty: one of many
+	Errno      string
+	Count      uint64
+}
+
+// Learnt is a part of the system calls that a learning run has made, of those that passed its filter.
+type Learnt struct {
+	Of    uint64 // how many there are in all parts
+	Calls []LearntCall
+}
+
+// LearntCall is one of them.
+type LearntCall struct {
+	Nr    uint32
+	Count uint64
+	First uint64 // when it was seen first, in microseconds after the command's start
+	// Comms are the names of the first processes that made it, escaped, at most
+	// MaxLearntComms; then there may be more.
+	Comms []string
+}
+
+// The most that a message has of what was learnt, and a call of names.
+const (
+	MaxLearntCalls = 32
+	MaxLearntComms = 3
+)
 
 // MaxRefusedCalls is how many calls a message names.
 const MaxRefusedCalls = 8

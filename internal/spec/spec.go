@@ -4,7 +4,7 @@ package spec
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 5
+const Version = 6
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -18,6 +18,11 @@ type Spec struct {
 	Profile string // "web"
 	RunID   string // "0123abcd"
 	Detach  bool   // true: the end of the control socket is not the end of the run
+
+	// UserManager: the unit is of a user's own manager, which gives it no
+	// namespace: init is cloned into all of them, the network's and one for
+	// users included, and has its privileges in that one only.
+	UserManager bool
 
 	Command  Command
 	Identity Identity
@@ -38,11 +43,24 @@ type Spec struct {
 	// NetworkNamespace is the inode number of the network namespace that
 	// purple made for the run; 0: one of the manager's, with loopback only.
 	NetworkNamespace uint64
+	// Uplink, under a user manager, is the network of a run that is not isolated;
+	// nil: loopback only, or NetworkNamespace.
+	Uplink *Uplink
 	// RecordDenied: what the namespace's ruleset refuses becomes events.
 	RecordDenied bool
 	// RecordSyscalls: Filter notifies of what it denies, and the supervisor
 	// answers and records it.
 	RecordSyscalls bool
+	// RecordPaths and RecordCapabilities: Filter notifies of calls that it allows,
+	// too, which the mounts may refuse or which need a capability that the command
+	// has not got. The supervisor records those and lets all of them go on.
+	RecordPaths, RecordCapabilities bool
+	// RecordReads: Filter notifies of each call that opens a file, and the
+	// supervisor makes events of those that a WriteOnly path refuses.
+	RecordReads bool
+	// Learning: Filter lets calls pass that the policy does not name, and the
+	// supervisor counts all that pass.
+	Learning bool
 	// Published are the ports of the sandbox, one for each listening socket
 	// that comes with the message Connected.
 	Published []uint16
@@ -78,6 +96,20 @@ type Spec struct {
 	// Terminal tells which of the descriptors 0, 1 and 2 become a pty.
 	Terminal [3]bool
 	Winsize  [4]uint16 // rows, columns, x pixels, y pixels
+}
+
+// Uplink is what joins init's network namespace with the host's network, without
+// a privilege over that.
+type Uplink struct {
+	// Helper is purple-net on the host, which loads Rules, a ruleset.Table in
+	// JSON, before there is an uplink.
+	Helper string
+	Rules  []byte
+	// Pasta are the path and the arguments of pasta(1), but for the last, the pid
+	// of a process in the namespace; none: nothing leads out.
+	Pasta []string
+	// IPv4, IPv6: pasta makes a default route for it.
+	IPv4, IPv6 bool
 }
 
 // Audit tells what the supervisor records of a run besides denials. It writes
@@ -166,4 +198,9 @@ type CgroupCheck struct {
 	File       string // "memory.max"
 	Device     string // "254:0" or empty
 	Want       []string
+}
+
+// Notifies tells whether Filter has a listener.
+func (s *Spec) Notifies() bool {
+	return s.RecordSyscalls || s.RecordPaths || s.RecordReads || s.RecordCapabilities
 }

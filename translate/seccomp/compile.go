@@ -27,8 +27,9 @@ const (
 
 // Program is a compiled filter. It does not change.
 type Program struct {
-	rules *Rules
-	code  []bpf.RawInstruction
+	rules  *Rules
+	code   []bpf.RawInstruction
+	policy int // where the policy's part of code begins, behind the floor
 }
 
 // Compile makes the filter of a policy for arch, which must be NativeArch:
@@ -50,11 +51,12 @@ func Compile(s policies.Syscalls, arch string) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot compile the system call filter with libseccomp: %w", err)
 	}
+	begin := len(code)
 	code = append(code, policy...)
 	if err := checkLength(len(code)); err != nil {
 		return nil, err
 	}
-	return &Program{rules, code}, nil
+	return &Program{rules, code, begin}, nil
 }
 
 func checkLength(n int) error {
@@ -181,10 +183,24 @@ func (p *Program) Notifying() *Program {
 	denied := bpf.RetConstant{Val: Deny.encode().ret}
 	for i, raw := range code {
 		if raw.Disassemble() == denied {
-			code[i].K = unix.SECCOMP_RET_USER_NOTIF
+			code[i].K = unix.SECCOMP_RET_USER_NOTIF | notifyDenied
 		}
 	}
-	return &Program{p.rules, code}
+	return &Program{p.rules, code, p.policy}
+}
+
+// Traced is the same program for a learning run: what it lets pass goes past the
+// tracer, without which it fails with ENOSYS. The kernel runs the filter anew
+// after the tracer, so what is denied stays so whatever becomes of the call.
+func (p *Program) Traced() *Program {
+	code := slices.Clone(p.code)
+	allowed := bpf.RetConstant{Val: Allow.encode().ret}
+	for i, raw := range code {
+		if raw.Disassemble() == allowed {
+			code[i].K = unix.SECCOMP_RET_TRACE
+		}
+	}
+	return &Program{p.rules, code, p.policy}
 }
 
 // Rules are what the filter was made from: its meaning.

@@ -186,24 +186,36 @@ func TestProgramIsTheRules(t *testing.T) {
 	}
 }
 
-// A program that notifies differs in the denials, and in nothing else: what is
-// killed or answered by the kernel stays so.
-func TestNotifyingProgram(t *testing.T) {
+// A program that notifies differs in the denials, one that is traced in what it
+// lets pass, and neither in anything else: what is killed or answered by the
+// kernel stays so.
+func TestProgramsForTheSupervisor(t *testing.T) {
+	const deny, notify, allow, trace = 0x00050001, 0x7fc00000, 0x7fff0000, 0x7ff00000
 	for name, s := range all() {
 		t.Run(name, func(t *testing.T) {
 			p, err := Compile(s, NativeArch)
 			if err != nil {
 				t.Fatal(err)
 			}
-			plain, notifying := machineOf(t, p), machineOf(t, p.Notifying())
+			plain := machineOf(t, p)
+			changed := []struct {
+				machine
+				answers map[uint32]uint32
+			}{
+				{machineOf(t, p.Notifying()), map[uint32]uint32{deny: notify}},
+				{machineOf(t, p.Traced()), map[uint32]uint32{allow: trace}},
+				{machineOf(t, p.Notifying().Traced()), map[uint32]uint32{deny: notify, allow: trace}},
+			}
 			check := func(c Call) {
 				t.Helper()
-				want := plain.answer(t, c)
-				if want == 0x00050001 {
-					want = 0x7fc00000 // SECCOMP_RET_USER_NOTIF
-				}
-				if got := notifying.answer(t, c); got != want {
-					t.Errorf("%+v: %#x, want %#x", c, got, want)
+				for _, m := range changed {
+					want := plain.answer(t, c)
+					if to, ok := m.answers[want]; ok {
+						want = to
+					}
+					if got := m.answer(t, c); got != want {
+						t.Errorf("%+v: %#x, want %#x", c, got, want)
+					}
 				}
 			}
 			for nr := range uint32(1024) {
@@ -218,6 +230,101 @@ func TestNotifyingProgram(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A program that watches differs in calls that it lets pass, and never notifies of
+// any other: the supervisor lets those go on.
+func TestWatchingProgram(t *testing.T) {
+	const allow, watched = 0x7fff0000, 0x7fc00000
+	for name, s := range all() {
+		t.Run(name, func(t *testing.T) {
+			p, err := Compile(s, NativeArch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w, err := p.Notifying().Watching(Watch{Paths: true, Reads: true, Capabilities: true, Held: 1 << unix.CAP_SYS_CHROOT})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, watching := machineOf(t, p), machineOf(t, w)
+			check := func(c Call) {
+				t.Helper()
+				want, got := plain.answer(t, c), watching.answer(t, c)
+				switch got {
+				case watched | notifyPath, watched | notifyCapability:
+					if want != allow {
+						t.Errorf("%+v: %#x, but %#x without", c, got, want)
+					}
+				case watched | notifyDenied:
+					if want != 0x00050001 {
+						t.Errorf("%+v: denied, but %#x without", c, want)
+					}
+				default:
+					if got != want {
+						t.Errorf("%+v: %#x, want %#x", c, got, want)
+					}
+				}
+			}
+			for nr := range uint32(1024) {
+				for _, arch := range []uint32{AuditArch("amd64"), AuditArch("arm64"), unix.AUDIT_ARCH_I386, 0} {
+					check(Call{Arch: arch, Nr: nr})
+					check(Call{Arch: arch, Nr: nr | x32Bit})
+				}
+			}
+			for _, call := range argumentCalls {
+				for _, args := range arguments() {
+					check(Call{AuditArch(NativeArch), p.Rules().number(call), args})
+				}
+			}
+		})
+	}
+}
+
+// What is watched is what may be refused, and no more: a file that is read costs
+// nothing.
+func TestWhatIsWatched(t *testing.T) {
+	p, err := Compile(policies.Syscalls{}, NativeArch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const allow, path, capability = 0x7fff0000, 0x7fc00001, 0x7fc00002
+	answers := func(w Watch, call string, args ...uint64) uint32 {
+		t.Helper()
+		watching, err := p.Watching(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Call{Arch: AuditArch(NativeArch), Nr: p.Rules().number(call)}
+		copy(c.Args[:], args)
+		return machineOf(t, watching).answer(t, c)
+	}
+	paths, capabilities := Watch{Paths: true}, Watch{Capabilities: true}
+	reads, both := Watch{Reads: true}, Watch{Paths: true, Reads: true}
+	held := Watch{Capabilities: true, Held: 1 << unix.CAP_NET_BIND_SERVICE}
+	for _, c := range []struct {
+		watch Watch
+		want  uint32
+		call  string
+		args  []uint64
+	}{
+		{paths, allow, "openat", []uint64{0, 0, unix.O_RDONLY | unix.O_CLOEXEC | unix.O_DIRECTORY}},
+		{paths, allow, "openat", []uint64{0, 0, unix.O_PATH}},
+		{paths, path, "openat", []uint64{0, 0, unix.O_WRONLY}},
+		{paths, path, "openat", []uint64{0, 0, unix.O_RDWR | unix.O_CLOEXEC}},
+		{paths, path, "openat", []uint64{0, 0, unix.O_CREAT}},
+		{paths, path, "openat", []uint64{0, 0, unix.O_TRUNC}},
+		{paths, path, "unlinkat", nil}, {paths, path, "renameat2", nil}, {paths, path, "mkdirat", nil},
+		{paths, allow, "newfstatat", nil}, {paths, allow, "readlinkat", nil}, {paths, allow, "faccessat", nil}, {paths, allow, "bind", nil},
+		{capabilities, capability, "bind", nil}, {capabilities, allow, "unlinkat", nil}, {capabilities, allow, "connect", nil},
+		{held, allow, "bind", nil},
+		{reads, path, "openat", []uint64{0, 0, unix.O_RDONLY}}, {reads, path, "openat", []uint64{0, 0, unix.O_WRONLY}}, {reads, allow, "unlinkat", nil},
+		{both, path, "openat", []uint64{0, 0, unix.O_RDONLY}}, {both, path, "unlinkat", nil},
+		{Watch{}, allow, "bind", nil}, {Watch{}, allow, "unlinkat", nil},
+	} {
+		if got := answers(c.watch, c.call, c.args...); got != c.want {
+			t.Errorf("%+v: %s(%#x): %#x, want %#x", c.watch, c.call, c.args, got, c.want)
+		}
 	}
 }
 

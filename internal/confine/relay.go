@@ -1,0 +1,86 @@
+package confine
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// relayOutput takes the output of a detached command and passes it on to the unit's
+// own, which leads to the journal. journald looks up by the writer's pid which unit
+// of a user manager a line is of, and finds nothing for a process that has ended by
+// then: without this, a short run's last lines would be nobody's. (Of the system
+// manager it believes what that says of the stream.)
+//
+// One pipe stands for both streams where they are one, so that lines stay in order.
+func (s *supervisor) relayOutput() error {
+	same, err := isSameFile(1, 2)
+	if err != nil {
+		return err
+	}
+	var relays []func()
+	for fd := 1; fd <= 2; fd++ {
+		if fd == 2 && same {
+			if s.streams[2], err = unix.FcntlInt(uintptr(s.streams[1]), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+				return fmt.Errorf("cannot relay the command's output: %w", err)
+			}
+			break
+		}
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("cannot relay the command's output: %w", err)
+		}
+		s.streams[fd] = ends[1]
+		from, err := pollable(ends[0])
+		if err != nil {
+			return fmt.Errorf("cannot relay the command's output: %w", err)
+		}
+		to := [3]*os.File{1: os.Stdout, 2: os.Stderr}[fd]
+		relays = append(relays, func() {
+			_, _ = io.Copy(to, from) // without a journal there is nobody to tell
+			from.Close()
+		})
+	}
+	s.output = make(chan struct{})
+	done := make(chan struct{})
+	for _, relay := range relays {
+		go func() {
+			relay()
+			done <- struct{}{}
+		}()
+	}
+	go func() {
+		for range relays {
+			<-done
+		}
+		close(s.output)
+	}()
+	return nil
+}
+
+func isSameFile(x, y int) (bool, error) {
+	var a, b unix.Stat_t
+	if err := unix.Fstat(x, &a); err != nil {
+		return false, fmt.Errorf("cannot examine descriptor %d: %w", x, err)
+	}
+	if err := unix.Fstat(y, &b); err != nil {
+		return false, fmt.Errorf("cannot examine descriptor %d: %w", y, err)
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino, nil
+}
+
+// awaitOutput waits until everything has been passed on. Every process of the sandbox
+// is gone, so that nothing can come any more; a journal that takes nothing is not
+// waited for long.
+func (s *supervisor) awaitOutput() {
+	if s.output == nil {
+		return
+	}
+	select {
+	case <-s.output:
+	case <-time.After(grace):
+	}
+}
