@@ -20,9 +20,9 @@ const noCapabilities = "0000000000000000"
 // P1, P2: on every thread, also behind one more execve.
 func TestEveryThreadIsConfined(t *testing.T) {
 	want := map[string]string{
-		"Seccomp": "2", "NoNewPrivs": "1", "Groups": "",
+		"Seccomp": "2", "NoNewPrivs": "1", "Groups": insideGroups,
 		"CapInh": noCapabilities, "CapPrm": noCapabilities, "CapEff": noCapabilities, "CapBnd": noCapabilities, "CapAmb": noCapabilities,
-		"Uid": "1000\t1000\t1000\t1000", "Gid": "1000\t1000\t1000\t1000",
+		"Uid": fourTimes(insideUID), "Gid": fourTimes(insideUID),
 		"SigIgn": noCapabilities, "SigBlk": noCapabilities,
 	}
 	for _, args := range [][]string{{"posture"}, {"exec", "posture"}} {
@@ -77,13 +77,13 @@ func TestIdentity(t *testing.T) {
 		c.env = append(c.env, name+"=canary")
 	}
 	got := decode[identity](t, c.run(t))
-	if got.UID != 1000 || got.GID != 1000 || got.Dir != bin || got.Hostname != "purple" {
+	if got.UID != insideUID || got.GID != insideUID || got.Dir != bin || got.Hostname != "purple" {
 		t.Errorf("%+v", got)
 	}
 	if len(got.UIDMap) != 3 || got.UIDMap[1] == "0" || got.UIDMap[2] != "1" {
 		t.Errorf("uid_map %v: the host's root must not be in it", got.UIDMap)
 	}
-	if len(got.Groups) > 1 || (len(got.Groups) == 1 && got.Groups[0] != 1000) {
+	if len(got.Groups) > 1 || (len(got.Groups) == 1 && got.Groups[0] != insideUID) {
 		t.Errorf("groups %v", got.Groups)
 	}
 	var names []string
@@ -132,7 +132,7 @@ func TestDescriptors(t *testing.T) {
 
 // A directory as standard input would lead out of the sandbox.
 func TestDirectoryOnStandardInputIsRefused(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	out := sh(t, fmt.Sprintf("cd %q; %q run --profile %q -- true < /etc 2>&1; echo status $?", dir, filepath.Join(bin, "purple"), profilePath("plain")))
 	if !strings.Contains(out, "it is a directory") || !strings.Contains(out, "status 125") {
 		t.Errorf("%s", out)
@@ -230,7 +230,7 @@ func TestReadOnlyPathsCannotBeWritten(t *testing.T) {
 
 // F2: what the host has mounted below a read-only path is read-only too.
 func TestSubmountsAreReadOnly(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	sub := filepath.Join(dir, "sub")
 	sh(t, fmt.Sprintf("chmod 755 %q; mkdir %q; mount -t tmpfs -o mode=0777 none %q; touch %q/seen", dir, sub, sub, sub))
 	t.Cleanup(func() { sh(t, fmt.Sprintf("umount %q", sub)) })
@@ -242,7 +242,7 @@ func TestSubmountsAreReadOnly(t *testing.T) {
 
 // F8: a link in the place of an output path.
 func TestLinkInAnOutputPathIsRefused(t *testing.T) {
-	dir, canary := t.TempDir(), t.TempDir()
+	dir, canary := tempDir(t), tempDir(t)
 	link := filepath.Join(dir, "out")
 	if err := os.Symlink(canary, link); err != nil {
 		t.Fatal(err)
@@ -257,9 +257,9 @@ func TestLinkInAnOutputPathIsRefused(t *testing.T) {
 // writeProfile writes a profile that nobody else could have written.
 func writeProfile(t *testing.T, content string) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := tempDir(t)
 	file := filepath.Join(dir, "test.yaml")
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(lift(content)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return file
@@ -267,10 +267,8 @@ func writeProfile(t *testing.T, content string) string {
 
 // Output paths: write-only by default, and what is written is the invoker's.
 func TestOutputPaths(t *testing.T) {
-	out := t.TempDir()
-	if err := os.WriteFile(filepath.Join(out, "before"), []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	out := tempDir(t)
+	sh(t, fmt.Sprintf("cd %q; umask 077; printf secret > before; chown %s before", out, caller))
 	path := func(mode string) string {
 		return writeProfile(t, fmt.Sprintf("extends: ai-dev-safe\nfilesystem:\n  output_paths:\n    - {host_path: %q, sandbox_path: /output%s}\n", out, mode))
 	}
@@ -287,14 +285,14 @@ func TestOutputPaths(t *testing.T) {
 	if r := run(readWrite, "cat /output/new").mustSucceed(t); r.stdout != "new\n" {
 		t.Errorf("read-write: %q", r.stdout)
 	}
-	if got := sh(t, fmt.Sprintf("stat -c %%u:%%g %q/new; cat %q/before", out, out)); got != "0:0\nsecretmore\n" {
+	if got := sh(t, fmt.Sprintf("stat -c %%u:%%g %q/new; cat %q/before", out, out)); got != fmt.Sprintf("%[1]d:%[1]d\nsecretmore\n", callerUID) {
 		t.Errorf("on the host: %q", got)
 	}
 }
 
 // F17: nothing can be planted where the host would run it.
 func TestReadOnlyWorkspace(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := call{dir: dir, args: []string{"run", "--", "sh", "-c", "mkdir .git; echo x > .envrc; touch x; pwd"}}.run(t)
 	if strings.TrimSpace(r.stdout) != dir {
 		t.Errorf("%+v", r)
@@ -303,7 +301,7 @@ func TestReadOnlyWorkspace(t *testing.T) {
 		t.Errorf("the workspace has %v, %v", entries, err)
 	}
 	call{args: []string{"run", "--workspace", dir, "--", "touch", "made"}}.run(t).mustSucceed(t)
-	if got := sh(t, "stat -c %u "+dir+"/made"); got != "0\n" {
+	if got := sh(t, "stat -c %u "+dir+"/made"); got != fmt.Sprintln(callerUID) {
 		t.Errorf("what the command made belongs to %s", got)
 	}
 }
@@ -339,9 +337,10 @@ func TestProcessesAreHidden(t *testing.T) {
 	if len(lines) < 2 || len(lines[0]) > 1 || lines[1] != "alive" {
 		t.Errorf("%q", r.stdout)
 	}
-	// Its own PID 1 is another user's: neither readable nor to be signalled.
+	// Its own PID 1 is another user's: neither readable nor to be signalled. To a
+	// user's command it is one of its own uid: the signal is sent, and ignored.
 	r = purple(t, "groups", "sh", "-c", "cat /proc/1/environ /proc/1/maps; readlink /proc/1/exe; ls /proc/1/fd; kill -9 1; echo $?")
-	if strings.TrimSpace(r.stdout) == "0" || strings.Contains(r.stdout, "purple") {
+	if !asUser && strings.TrimSpace(r.stdout) == "0" || strings.Contains(r.stdout, "purple") {
 		t.Errorf("%q", r.stdout)
 	}
 }
@@ -377,10 +376,10 @@ for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "10.0.0.
 
 // F14: setuid programs and file capabilities give nothing.
 func TestSetuidDoesNothing(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	sh(t, fmt.Sprintf("chmod 755 %q; cp /usr/bin/id %q/suid; chmod 4755 %q/suid", dir, dir, dir))
 	r := call{dir: dir, args: []string{"run", "--", "./suid", "-u"}}.run(t).mustSucceed(t)
-	if strings.TrimSpace(r.stdout) != "1000" {
+	if strings.TrimSpace(r.stdout) != fmt.Sprint(insideUID) {
 		t.Errorf("effective uid %q", r.stdout)
 	}
 }
@@ -388,7 +387,7 @@ func TestSetuidDoesNothing(t *testing.T) {
 // What the command makes in a workspace is root's on the host, when root
 // called: a set-user-ID file there would be a gift to every user.
 func TestNoSetuidFileIsLeftBehind(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := call{dir: dir, args: []string{"run", "--workspace", dir, "--", "sh", "-c", "cp /bin/true x && chmod 755 x && chmod u+s x; cp /bin/true y; chmod g+s y; install -m 4755 /bin/true z; ls"}}.run(t)
 	if !strings.Contains(r.stdout, "x\n") || !strings.Contains(r.stderr, "not permitted") {
 		t.Errorf("%+v", r)
@@ -415,7 +414,7 @@ func TestPropertiesHoldNoSecret(t *testing.T) {
 	c := call{args: []string{"run", "--profile", profilePath("plain"), "--detach", "--env", "TOKEN=canary-env", "--", "sh", "-c", "sleep 60", "canary-arg"}}
 	unit := strings.TrimSpace(c.run(t).mustSucceed(t).stdout)
 	shown := sh(t, "systemctl show "+unit+"; systemctl cat "+unit)
-	if strings.Contains(shown, "canary") || !strings.Contains(shown, "PrivateNetwork=yes") {
+	if strings.Contains(shown, "canary") || !strings.Contains(shown, "KillMode=mixed") {
 		t.Errorf("%s", shown)
 	}
 	sh(t, "systemctl stop "+unit)
@@ -424,7 +423,7 @@ func TestPropertiesHoldNoSecret(t *testing.T) {
 // Nor may it write capabilities into a file there, which would be root's on the
 // host as well.
 func TestNoFileCapabilitiesAreLeftBehind(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	// The root id is the command's own, which the mount shows as root's.
 	const script = `
 import os, struct

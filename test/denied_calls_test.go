@@ -49,7 +49,7 @@ func auditEvents(t *testing.T, unit, name string) []map[string]string {
 		for field, value := range entry {
 			event[field] = fmt.Sprint(value)
 		}
-		if event["_UID"] != "0" || event["_TRANSPORT"] != "journal" {
+		if event["_UID"] != fmt.Sprint(callerUID) || event["_TRANSPORT"] != "journal" {
 			t.Errorf("an event that anybody could have written: %s", line)
 		}
 		events = append(events, event)
@@ -126,6 +126,7 @@ func TestDeniedCallsAreEvents(t *testing.T) {
 // end of the run, where the line that would allow it is named.
 func TestDeniedBurstIsCountedExactly(t *testing.T) {
 	const calls = 10000
+	begun := time.Now()
 	r := call{dir: bin, args: []string{"run", "--profile", profilePath("plain"), "--", filepath.Join(bin, "probe"), "denied", strconv.Itoa(calls)}}.run(t)
 	got := decode[denials](t, r)
 	if len(got.Answers) != 1 || got.Answers["EPERM"] != calls {
@@ -149,7 +150,9 @@ func TestDeniedBurstIsCountedExactly(t *testing.T) {
 	if ended := auditEvents(t, m[1], "run-ended"); len(ended) != 1 || ended[0]["PURPLE_DENIED_SYSCALLS"] != strconv.Itoa(calls) {
 		t.Errorf("%v", ended)
 	}
-	if events := auditEvents(t, m[1], "syscall-denied"); len(events) > 3 {
+	// One at the beginning, one at the end, and one in 10 seconds.
+	most := 3 + int(time.Since(begun)/(10*time.Second))
+	if events := auditEvents(t, m[1], "syscall-denied"); len(events) > most {
 		t.Errorf("%d events", len(events))
 	}
 }
@@ -173,8 +176,8 @@ network: {isolated: true}
 	if m == nil {
 		t.Fatalf("%q", before)
 	}
-	// The kernel itself denies it then, which is no business of a profile.
-	if after := run(fmt.Sprintf(", %q", m[1])).stderr; after != "" {
+	// The kernel itself denies it then, for want of a capability that reaches nothing.
+	if after := run(fmt.Sprintf(", %q", m[1])).stderr; strings.Contains(after, "system call") || !strings.Contains(after, "no profile allows this CAP_SYS_ADMIN") {
 		t.Errorf("%q", after)
 	}
 }

@@ -17,9 +17,13 @@ test_programs=(
 	systemctl:systemd dbus-daemon:dbus nsenter:util-linux mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86
 	mke2fs:e2fsprogs debugfs:e2fsprogs bwrap:bubblewrap runc:runc nft:nftables ip:iproute2 python3:python3 pip3:python3-pip
 	pgrep:procps useradd:passwd findmnt:util-linux
+	pasta:passt
 	node:nodejs npm:npm strace:strace setpriv:util-linux capsh:libcap2-bin
 )
-test_files=(/lib/systemd/systemd:systemd /usr/bin/dbus-daemon:dbus)
+test_files=(
+	/lib/systemd/systemd:systemd /usr/bin/dbus-daemon:dbus /usr/lib/systemd/user/dbus.socket:dbus-user-session
+	/usr/share/pam-configs/systemd:libpam-systemd
+)
 
 die() { echo "deps: $*" >&2; exit 1; }
 

@@ -19,7 +19,7 @@ func TestDocumentedCommands(t *testing.T) {
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no pages: %v", err)
 	}
-	dir := t.TempDir()
+	dir := tempDir(t)
 	sh(t, fmt.Sprintf("cp demo/ai_agent.py %q", dir))
 	t.Cleanup(func() { sh(t, "rm -f /etc/purple/policies/my-agent.yaml /etc/purple/policies/web-agent.yaml") })
 	unit := strings.TrimSpace(call{args: []string{"run", "--profile", profilePath("plain"), "--detach", "--", "sleep", "200"}}.run(t).mustSucceed(t).stdout)

@@ -19,7 +19,11 @@ func detach(t *testing.T, profile string, args ...string) string {
 	t.Helper()
 	all := append([]string{"run", "--detach", "--profile", profilePath(profile), "--"}, args...)
 	unit := strings.TrimSpace(call{args: all}.run(t).mustSucceed(t).stdout)
-	t.Cleanup(func() { sh(t, "systemctl kill -s KILL "+unit+" 2>/dev/null || :") })
+	t.Cleanup(func() {
+		sh(t, "systemctl kill -s KILL "+unit+" 2>/dev/null || :")
+		// The next test may name a run by the same profile.
+		eventually(t, unit+" is gone", time.Minute, func() bool { return !isLoaded(t, unit) })
+	})
 	return unit
 }
 
@@ -50,6 +54,7 @@ type managedRun struct {
 	Denials     *uint64  `json:"denials"`
 	Command     string   `json:"command"`
 	CPUPercent  *float64 `json:"cpu_percent"`
+	Learning    bool     `json:"learning"`
 }
 
 func managed(t *testing.T, args ...string) map[string]managedRun {
@@ -165,12 +170,12 @@ func TestOthersUnitsAreLeftAlone(t *testing.T) {
 // Not of root: nothing is stopped, and no denials that it may not read are zero.
 func TestManageAsUser(t *testing.T) {
 	unit := detach(t, "plain", "sleep", "3000")
-	as := "setpriv --reuid=65534 --regid=65534 --clear-groups " + filepath.Join(bin, "purple")
+	as := "setpriv --reuid=65534 --regid=65534 --clear-groups " + filepath.Join(bin, "purple") + " --system"
 	if out := sh(t, as+" --json ps"); !strings.Contains(out, unit) || !strings.Contains(out, `"denials": null`) {
 		t.Error(out)
 	}
 	sh(t, as+" stats")
-	if out := sh(t, as+" stop "+unit+" 2>&1 || echo status $?"); !strings.Contains(out, "only root may ask; call it with sudo") || !strings.Contains(out, "status 125") {
+	if out := sh(t, as+" stop "+unit+" 2>&1 || echo status $?"); !strings.Contains(out, "only root; call it with sudo") || !strings.Contains(out, "status 125") {
 		t.Error(out)
 	}
 	if out := sh(t, as+" logs "+unit+" 2>&1 || echo status $?"); !strings.Contains(out, "call it with sudo") || !strings.Contains(out, "status 125") {
@@ -202,14 +207,14 @@ func TestStats(t *testing.T) {
 // On a terminal the table is drawn in its own place until the run ends.
 func TestLiveStats(t *testing.T) {
 	unit := detach(t, "plain", "sleep", "3000")
-	s := screenOf(t, call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: []string{"stats", unit}}.command(context.Background()))
+	s := screenOf(t, call{dir: tempDir(t), env: []string{"TERM=xterm"}, args: []string{"stats", unit}}.command(context.Background()))
 	s.expect(t, unit)
 	s.expect(t, "\x1b[2A\r\x1b[JUNIT")
 	sh(t, filepath.Join(bin, "purple")+" stop --kill "+unit)
 	if err := s.cmd.Wait(); err != nil {
 		t.Error(err)
 	}
-	interrupted := screenOf(t, call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: []string{"stats"}}.command(context.Background()))
+	interrupted := screenOf(t, call{dir: tempDir(t), env: []string{"TERM=xterm"}, args: []string{"stats"}}.command(context.Background()))
 	interrupted.expect(t, "UNIT")
 	interrupted.typeIn(t, "\x03")
 	if err := interrupted.cmd.Wait(); err != nil {
@@ -240,6 +245,7 @@ func loggedLines(t *testing.T, source string, args ...string) []string {
 // The output as it was, but for what would steer the terminal; and nothing that
 // it says makes it anybody else's.
 func TestLogs(t *testing.T) {
+	noUnits(t, "plain") // it is named by its profile
 	const script = `printf 'tab\there\033[2J\033]0;title\007\n\302\233 \233 \177\n<0>panic\r2026-01-01 00:00:00 systemd lie\n'; echo err >&2; sleep 3000`
 	unit := detach(t, "plain", "sh", "-c", script)
 	want := []string{"tab\there\\x1b[2J\\x1b]0;title\\x07", `\xc2\x9b \x9b \x7f`, `<0>panic\x0d2026-01-01 00:00:00 systemd lie`, "err"}
@@ -275,6 +281,7 @@ func TestLogs(t *testing.T) {
 
 // What the network denies is an event beside the output, and counted by ps.
 func TestLogsAndPsOfDenials(t *testing.T) {
+	theWorld(t)                                                                               // a way out, which is what is denied
 	profile := writeProfile(t, "extends: ai-dev-safe\nresources:\n  cpu_shares: unlimited\n") // no event of that
 	all := []string{"run", "--detach", "--profile", profile, "--", "bash", "-c", "(exec 3<>/dev/tcp/192.0.2.1/81) 2>&-; echo 'Denied tcp to 192.0.2.9 port 9'; sleep 3000"}
 	unit := strings.TrimSpace(call{args: all}.run(t).mustSucceed(t).stdout)

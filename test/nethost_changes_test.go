@@ -58,7 +58,7 @@ func serveDNS(t *testing.T, name, address string) (hits func() []hit) {
 // serveOn runs servers in a network namespace until the test ends.
 func serveOn(t *testing.T, namespace, name string, targets ...string) (hits func() []hit) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), name+".hits")
+	file := filepath.Join(tempDir(t), name+".hits")
 	h := &netHost{namespace: namespace, hitFile: file}
 	stop, err := background(h.probeCommand(append([]string{"serve", name, file}, targets...)...))
 	if err != nil {
@@ -168,7 +168,7 @@ table inet admin {
 // withFirewall loads rules on the host for the time of a function.
 func withFirewall(t *testing.T, name, rules string, during func()) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "rules.nft")
+	file := filepath.Join(tempDir(t), "rules.nft")
 	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}

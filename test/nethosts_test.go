@@ -703,7 +703,7 @@ func (w *netHosts) testRouted(t *testing.T) {
 }
 
 func (w *netHosts) testThroughput(t *testing.T) {
-	stop, err := background(w.public.probeCommand("serve", "sink", filepath.Join(t.TempDir(), "hits"), "sink/*/5201"))
+	stop, err := background(w.public.probeCommand("serve", "sink", filepath.Join(tempDir(t), "hits"), "sink/*/5201"))
 	if err != nil {
 		t.Fatal(err)
 	}

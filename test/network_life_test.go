@@ -289,7 +289,7 @@ func TestPlannedRulesAreTheLoadedRules(t *testing.T) {
 // loadInFreshNamespace gives rules to nft(8), and lists what it made of them.
 func loadInFreshNamespace(t *testing.T, rules string) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "planned.nft")
+	file := filepath.Join(tempDir(t), "planned.nft")
 	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}

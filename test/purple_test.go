@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -47,6 +48,9 @@ func runSuite(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(profiles)
+	if err := os.Chmod(profiles, 0o755); err != nil {
+		return 0, err
+	}
 	files, err := filepath.Glob("testdata/profiles/*.yaml")
 	if err != nil || len(files) == 0 {
 		return 0, fmt.Errorf("no profiles: %v", err)
@@ -57,6 +61,20 @@ func runSuite(m *testing.M) (int, error) {
 			return 0, err
 		}
 		if err := os.WriteFile(filepath.Join(profiles, filepath.Base(f)), data, 0o644); err != nil {
+			return 0, err
+		}
+	}
+	if asUser {
+		end, err := setUpUsers()
+		if end != nil {
+			defer end()
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if !asUser {
+		if err := flag.Set("test.skip", onlyUsers); err != nil {
 			return 0, err
 		}
 	}
@@ -94,7 +112,7 @@ func (c call) run(t *testing.T) result {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	if c.dir == "" {
-		c.dir = t.TempDir()
+		c.dir = tempDir(t)
 	}
 	cmd := c.command(ctx)
 	var stdout, stderr bytes.Buffer

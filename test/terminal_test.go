@@ -32,7 +32,7 @@ type screen struct {
 
 func newScreen(t *testing.T, args ...string) *screen {
 	t.Helper()
-	return screenOf(t, call{dir: t.TempDir(), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background()))
+	return screenOf(t, call{dir: tempDir(t), env: []string{"TERM=xterm"}, args: append([]string{"run", "--profile", profilePath("groups"), "--"}, args...)}.command(context.Background()))
 }
 
 func screenOf(t *testing.T, cmd *exec.Cmd) *screen {
@@ -117,7 +117,7 @@ func TestOutputOnATerminalIsNotLost(t *testing.T) {
 
 // Beside purple in a pipeline, others write to the same terminal.
 func TestPipelineOnATerminal(t *testing.T) {
-	cmd := exec.Command("bash", "-c", fmt.Sprintf("cd %q; %q run --profile %q -- sh -c 'seq 3; sleep 1' | cat", t.TempDir(), filepath.Join(bin, "purple"), profilePath("groups")))
+	cmd := exec.Command("bash", "-c", fmt.Sprintf("cd %q; %q run --profile %q -- sh -c 'seq 3; sleep 1' | cat", tempDir(t), filepath.Join(bin, "purple"), profilePath("groups")))
 	s := screenOf(t, cmd)
 	if status := s.wait(); status != 0 || s.text() != "1\r\n2\r\n3\r\n" {
 		t.Errorf("status %d, %q", status, s.text())

@@ -79,7 +79,7 @@ network:
   isolated: false
   allow_outgoing: %s
 `, list("syscalls.allow"), list("syscalls.deny"), list("network.allow_outgoing"))
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(lift(content)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -99,7 +99,7 @@ var whyTargets = []string{"tcp/" + publicWeb + "/8080", "tcp/" + lanHost + "/443
 // tryAll runs the probe, and gives what it says and its unit.
 func tryAll(t *testing.T, profile string) (tried, string) {
 	t.Helper()
-	receipt := filepath.Join(t.TempDir(), "receipt.json")
+	receipt := filepath.Join(tempDir(t), "receipt.json")
 	args := append([]string{"run", "--receipt", receipt, "--profile", profile, "--", filepath.Join(bin, "probe"), "tries"}, whyTargets...)
 	got := decode[tried](t, call{dir: bin, args: args}.run(t))
 	return got, readReceipt(t, receipt).text("unit")
@@ -109,7 +109,7 @@ func tryAll(t *testing.T, profile string) (tried, string) {
 // go away: none is in the journal any more, and the calls do what they are for.
 func TestWhySuggestionsAllow(t *testing.T) {
 	theWorld(t)
-	file := filepath.Join(t.TempDir(), "why.yaml")
+	file := filepath.Join(tempDir(t), "why.yaml")
 	profile := editable{"syscalls.allow": {"@system-service"}, "syscalls.deny": {"@memlock"}, "network.allow_outgoing": {"443"}}
 	profile.write(t, file)
 

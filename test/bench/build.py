@@ -2,7 +2,7 @@
 """What the audit costs a command that is denied next to nothing: a build.
 
 A folder of C files is compiled, one gcc after the other, under Purple with and
-without its audit, under strace(1), and in a plain unit with the same group of
+without its audit, and with one that has each open looked at, under strace(1), and in a plain unit with the same group of
 system calls allowed and the others logged. In each round every contender has
 its turn, in random order; the ratio is the median of the paired ratios to
 Purple without audit. Runs where systemd is PID 1, as root, with gcc there.
@@ -32,6 +32,18 @@ def profile(directory, enabled):
     return path
 
 
+def reading_profile(directory):
+    """One that also records refused reads: each open waits for a look."""
+    output = os.path.join(directory, "output")
+    os.mkdir(output)
+    path = os.path.join(directory, "reads.yaml")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("extends: ai-dev-safe\nnetwork: {isolated: true}\nresources: {cpu_shares: unlimited}\n"
+                f"filesystem: {{output_paths: [{{host_path: {output}, sandbox_path: /output}}]}}\n"
+                "audit: {detail_level: [syscall, filesystem, reads, resource]}\n")
+    return path
+
+
 def write_sources(directory, files):
     for i in range(files):
         with open(os.path.join(directory, f"f{i}.c"), "w", encoding="utf-8") as f:
@@ -48,6 +60,7 @@ def contenders(directory):
     return {
         SILENT: [*purple, profile(directory, "false"), "--", *shell],
         AUDITED: [*purple, profile(directory, "true"), "--", *shell],
+        "purple, reads, too": [*purple, reading_profile(directory), "--", *shell],
         "no sandbox": shell,
         "SystemCallLog=": [*unit, *shell],
         "strace -f": ["strace", "-f", "-o", "/dev/null", *shell],
