@@ -64,13 +64,14 @@ test-native: suite ## the suite and the demo on this machine's systemd, or on a 
 # processors idle. Each line says whose it is.
 .PHONY: test-vms
 test-vms: suite ## the suite in both VMs
-	$(MAKE) --no-print-directory -j2 test-vm-bookworm test-vm-trixie
+	$(MAKE) --no-print-directory -j2 test-vm-bookworm test-vm-trixie || \
+		{ test/failures bin/test-vm-bookworm.log bin/test-vm-trixie.log; exit 1; }
 
 .PHONY: test-vm-bookworm test-vm-trixie
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
 	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs packaging "$$payload"; \
-	test/hosts/vm $* --payload "$$payload" --timeout 3600 -- bash -c 'cd test && export PURPLE_TEST_STARTS=40 && $(SUITE) && PURPLE_TEST_MANAGER=user $(SUITE) -test.run "$(USER_TESTS)"' | sed -u 's/^/$*: /'
+	test/hosts/vm $* --payload "$$payload" --timeout 3600 -- bash -c 'cd test && export PURPLE_TEST_STARTS=40 && $(SUITE) && PURPLE_TEST_MANAGER=user $(SUITE) -test.run "$(USER_TESTS)"' | sed -u 's/^/$*: /' | tee bin/test-vm-$*.log
 
 .PHONY: vm-images
 vm-images: ## make the VM images, once
