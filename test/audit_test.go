@@ -119,6 +119,18 @@ func readReceipt(t *testing.T, file string) entry {
 // allocate uses up more memory than the profile allows.
 const allocate = "b = bytearray(300 << 20); print(len(b))"
 
+// allocateAll does so in eight processes at once, so that the kernel has to kill
+// more than one of them, one after another.
+const allocateAll = `
+import os, time
+for i in range(8):
+    if os.fork() == 0:
+        time.sleep(i * 0.01)
+        b = bytearray(300 << 20)
+        time.sleep(60)
+time.sleep(60)
+print("survived")`
+
 func badProgram(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(tempDir(t), "bad")
@@ -148,6 +160,7 @@ func TestRunsHaveABeginningAndAnEnd(t *testing.T) {
 		{"timeout", []string{"sh", "-c", `trap "" TERM; while :; do sleep 1; done`}, 124, "timeout", 9},
 		{"memory", []string{"python3", "-c", allocate}, 137, "out-of-memory", 9},
 		{"memory", []string{"sh", "-c", "python3 -c '" + allocate + "'; sleep 60; echo survived"}, 137, "out-of-memory", -2},
+		{"memory", []string{"python3", "-c", allocateAll}, 137, "out-of-memory", -2},
 		{needsBad, []string{bad}, 126, "refused", -1},
 	} {
 		r, receipt, events := audited(t, c.profile, c.args...)
@@ -162,7 +175,7 @@ func TestRunsHaveABeginningAndAnEnd(t *testing.T) {
 		began, end := events[0], events[len(events)-1]
 		for _, e := range events {
 			if e.text(unitField) != receipt.text("unit") {
-				t.Errorf("%s: not of the unit: %v", what, e)
+				t.Errorf("%s: not of the unit: %v; its journal:\n%s", what, e, sh(t, "journalctl -u "+receipt.text("unit")))
 			}
 		}
 		if end.text("PURPLE_REASON") != c.reason || end.number(t, "PURPLE_STATUS") != int64(c.status) {
@@ -276,8 +289,8 @@ func TestLimitsReached(t *testing.T) {
 		{ample, []string{"python3", "-c", busy}, "", 0, ""},
 		{"timeout", []string{"sleep", "60"}, "time", 3_000_000, ""},
 	} {
-		_, receipt, events := audited(t, c.profile, c.args...)
-		what := fmt.Sprintf("%s %q", c.profile, c.args)
+		r, receipt, events := audited(t, c.profile, c.args...)
+		what := fmt.Sprintf("%s %q: %+v", c.profile, c.args, r)
 		var reached []entry
 		for _, e := range events {
 			// A slow machine's start alone can be throttled.

@@ -84,9 +84,10 @@ var rows = []row{
 	{name: "KillMode", why: "the supervisor passes SIGTERM on, SIGKILL goes to all", value: fixed("mixed")},
 	{name: "TimeoutStopUSec", file: "TimeoutStopSec", why: "the supervisor kills after 5 s, systemd all after this", value: usec(func(*builder) uint64 { return stopTimeoutUSec })},
 	{name: "CollectMode", why: "nothing is left of a failed run", value: fixed("inactive-or-failed")},
-	// Not "kill", which would take the supervisor along before it could say so:
-	// told to stop, it sees why, and kills the sandbox at once.
-	{name: "OOMPolicy", why: "out of memory ends the run, not one process of it", value: fixed("stop")},
+	// Neither "kill" nor "stop": at a second kill while it stops, systemd answers
+	// with SIGKILL (service.c, service_notify_cgroup_oom_event), which takes the
+	// supervisor along before it has said why and what was used.
+	{name: "OOMPolicy", why: "out of memory, the supervisor ends the run, not one process of it", value: fixed("continue")},
 	{name: "IgnoreSIGPIPE", why: "the command gets the default dispositions", value: fixed(false)},
 	{name: "PrivateNetwork", key: keyIsolated, value: func(b *builder) (any, []string) {
 		if !b.p.Network.Isolated || b.isUser() {

@@ -133,7 +133,7 @@ func outcome(started bool, exited *spec.Message, end ending) verdict {
 		return refused("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
 	case end.Overran:
 		return timedOut()
-	case end.Result == "oom-kill", exited != nil && exited.OutOfMemory:
+	case exited != nil && exited.OutOfMemory, end.Result == "oom-kill": // the latter by an administrator's OOMPolicy= only
 		return verdict{spec.StatusOOM, journal.ReasonOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")}
 	case exited != nil:
 		return exitVerdict(unix.WaitStatus(exited.WaitStatus))

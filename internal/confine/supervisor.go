@@ -490,8 +490,8 @@ func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
 	}
 }
 
-// stop does what the manager asks for. It does not say why: at its timeout, at
-// the kernel's word that the unit is out of memory, or for somebody.
+// stop does what the manager asks for. It does not say why: at its timeout or
+// for somebody.
 func (s *supervisor) stop() {
 	timeout := time.Duration(s.spec.Limits.Timeout) * time.Microsecond
 	if !s.stopping && !s.abandoned && timeout != 0 && time.Since(s.readyAt) >= timeout {
@@ -505,7 +505,7 @@ func (s *supervisor) stop() {
 }
 
 // watch looks at the limits. Out of memory ends the run, not one process of
-// it; a manager on cgroup v1 does not notice.
+// it, as OOMPolicy=stop of systemd's would; on cgroup v1 systemd does not notice.
 func (s *supervisor) watch() {
 	s.limits.look()
 	if !s.outOfMemory && s.limits.counts.OOMKills.N > 0 {
