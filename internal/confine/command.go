@@ -213,7 +213,7 @@ func (c *command) watchForExec() syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	c.page.owner.tid.Store(uint32(pid))
+	c.page.owner.tid.Store(uint32(pid) | futexWaiters)
 	_, _, errno = syscall.RawSyscall(unix.SYS_SET_ROBUST_LIST, uintptr(unsafe.Pointer(&c.page.list)), unsafe.Sizeof(c.page.list), 0)
 	return errno
 }
@@ -240,7 +240,7 @@ func (c *command) leadGroup() syscall.Errno {
 		return 0
 	}
 	// Signals are blocked, so SIGTTOU does not stop what is in the background.
-	pid := c.page.owner.tid.Load()
+	pid := c.page.owner.tid.Load() &^ futexWaiters
 	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(c.tty), unix.TIOCSPGRP, uintptr(unsafe.Pointer(&pid)))
 	return errno
 }
@@ -325,7 +325,7 @@ func (s *sandbox) commandDied() error {
 func (s *sandbox) launch() error {
 	c := s.command
 	c.page.advance(released)
-	if err := s.explain(c.page.spin(c.page.isFiltered)); err != nil {
+	if err := s.explain(c.page.awaitFilter()); err != nil {
 		return err
 	}
 	if c.page.isOver() {
@@ -338,7 +338,7 @@ func (s *sandbox) launch() error {
 		return &StepError{Step: "pass on the seccomp filter's listener", Err: err, Status: spec.StatusRefused}
 	}
 	c.page.state.Store(execute)
-	if err := s.explain(c.page.spin(c.page.isOver)); err != nil {
+	if err := s.explain(c.page.awaitExec()); err != nil {
 		return err
 	}
 	return s.posture.close()

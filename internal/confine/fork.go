@@ -91,8 +91,8 @@ type page struct {
 	listener atomic.Int32 // the filter's, in the table of descriptors that both have
 
 	// owner is the only entry in the fork's list of robust futexes. The kernel
-	// marks it when the fork is executed or has died (futex_exec_release() in
-	// kernel/futex/core.c): there is no other way to hear of execve without a
+	// marks it when the fork is executed or has died, and wakes who waits for it
+	// (futex_exec_release() and handle_futex_death() in kernel/futex/core.c): there is no other way to hear of execve without a
 	// descriptor that only one of the two has.
 	owner robustFutex
 	list  robustList
@@ -101,7 +101,7 @@ type page struct {
 // robustFutex is an entry of the list: struct robust_list, and the futex.
 type robustFutex struct {
 	next uintptr
-	tid  atomic.Uint32
+	tid  atomic.Uint32 // of the fork, with futexWaiters and, at last, futexOwnerDied
 }
 
 // robustList is struct robust_list_head.
@@ -111,7 +111,12 @@ type robustList struct {
 	pending uintptr
 }
 
-const futexOwnerDied = 0x40000000 // FUTEX_OWNER_DIED
+// What the word of a robust futex has beside the owner's thread id: somebody waits
+// for it, and the owner has died, or is executed.
+const (
+	futexWaiters   = 0x80000000 // FUTEX_WAITERS
+	futexOwnerDied = 0x40000000 // FUTEX_OWNER_DIED
+)
 
 func newPage() (*page, error) {
 	mem, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
@@ -181,10 +186,10 @@ func hasDied(pid int) bool {
 	return err != nil || info.Signo != 0
 }
 
-// spin waits in init for what the fork cannot wake anybody for: with the filter it
-// makes no call but execve.
-func (p *page) spin(done func() bool) error {
-	for !done() {
+// awaitFilter waits in init for the filter, or the end of the fork. It has to look:
+// with the filter the fork makes no call but execve, and wakes nobody.
+func (p *page) awaitFilter() error {
+	for p.state.Load() != filtered && !p.isOver() {
 		if p.state.Load() == failed {
 			return errStepFailed
 		}
@@ -193,7 +198,24 @@ func (p *page) spin(done func() bool) error {
 	return nil
 }
 
-func (p *page) isFiltered() bool { return p.state.Load() == filtered || p.isOver() }
+// failureInterval is how often init looks whether execve has failed, which nobody
+// wakes it for.
+const failureInterval = time.Millisecond
+
+// awaitExec waits in init until the fork is executed, or has died.
+func (p *page) awaitExec() error {
+	interval := unix.NsecToTimespec(int64(failureInterval))
+	for {
+		word := p.owner.tid.Load()
+		if word&futexOwnerDied != 0 {
+			return nil
+		}
+		if p.state.Load() == failed {
+			return errStepFailed
+		}
+		syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&p.owner.tid)), futexWait, uintptr(word), uintptr(unsafe.Pointer(&interval)), 0, 0)
+	}
+}
 
 // isOver: the fork was executed or has died; which of them, wait4(2) tells.
 func (p *page) isOver() bool { return p.owner.tid.Load()&futexOwnerDied != 0 }
