@@ -191,6 +191,14 @@ func (s *session) sendSpec(p *prepared) error {
 	}
 	defer f.Close()
 	fds := []int{int(f.Fd())}
+	idmap, err := openIdmap(&body)
+	if err != nil {
+		return err
+	}
+	if idmap != nil {
+		defer idmap.Close()
+		fds = append(fds, int(idmap.Fd()))
+	}
 	if !body.Detach {
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 		if err != nil {

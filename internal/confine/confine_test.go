@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -293,6 +294,7 @@ func TestImports(t *testing.T) {
 		"github.com/purple-sandbox/purple/cmd/purple-init",
 		"github.com/purple-sandbox/purple/internal/confine",
 		"github.com/purple-sandbox/purple/internal/spec",
+		"github.com/purple-sandbox/purple/internal/userns",
 		"github.com/purple-sandbox/purple/journal",
 		"github.com/purple-sandbox/purple/policies/syscalls",
 		"golang.org/x/sys/unix",
@@ -382,6 +384,17 @@ func writeOnlyChild(args []string) int {
 func TestRequireNoChild(t *testing.T) {
 	if got := inChild(t, "forked"); got != "none: <nil>\none: refused\nanother thread's: <nil>\n" {
 		t.Error(got)
+	}
+}
+
+// idle waits to be killed, or for the end of the thread that has forked it.
+type idle struct{}
+
+//go:nosplit
+func (*idle) run() {
+	prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	for {
+		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 }
 

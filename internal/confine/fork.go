@@ -47,17 +47,6 @@ func fork(flags uintptr, c child) (pid int, err error) {
 	return int(r), nil
 }
 
-// idle waits to be killed, or for the end of the thread that has forked it.
-type idle struct{}
-
-//go:nosplit
-func (*idle) run() {
-	prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	for {
-		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
-	}
-}
-
 // ensureStack makes room on the stack for what cannot ask for it: several times
 // of what the linker grants a chain of go:nosplit functions. The stack only
 // shrinks at a garbage collection, and not under a running function of it.

@@ -139,7 +139,7 @@ func usableByOthers(st *unix.Stat_t, kind spec.MountKind) bool {
 	return st.Mode&need == need
 }
 
-// idmapNamespace waits for the user namespace that the supervisor makes.
+// idmapNamespace waits for the user namespace that purple has made.
 func (s *sandbox) idmapNamespace() (int, error) {
 	if s.userns >= 0 {
 		return s.userns, nil

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/internal/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -101,7 +102,8 @@ func (s *sandbox) spawnCommand() error {
 		if s.cmd, err = fork(unix.CLONE_NEWUSER|unix.CLONE_FILES, s.command); err != nil {
 			return err
 		}
-		return writeMaps(s.cmd, s.spec.Identity)
+		id := s.spec.Identity
+		return userns.Write(s.cmd, userns.Map{UID: id.UID, GID: id.GID, OuterUID: id.HostUID, OuterGID: id.HostGID})
 	})
 	if err != nil {
 		return err
@@ -120,33 +122,6 @@ func (s *sandbox) connectTerminal() error {
 		if err := unix.Dup2(s.tty, fd); err != nil {
 			return fmt.Errorf("cannot connect the pty: %w", err)
 		}
-	}
-	return nil
-}
-
-// writeMaps gives a new user namespace its only user and group (user_namespaces(7)).
-func writeMaps(pid int, id spec.Identity) error {
-	for _, m := range []struct{ file, text string }{
-		{"setgroups", "deny"},
-		{"gid_map", fmt.Sprintf("%d %d 1\n", id.GID, id.HostGID)},
-		{"uid_map", fmt.Sprintf("%d %d 1\n", id.UID, id.HostUID)},
-	} {
-		if err := writeKernelFile(fmt.Sprintf("/proc/%d/%s", pid, m.file), m.text); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// writeKernelFile writes a file that takes its content in one piece.
-func writeKernelFile(name, text string) error {
-	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("cannot open %q: %w", name, err)
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(text)); err != nil {
-		return fmt.Errorf("cannot write %q: %w", name, err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -25,6 +24,7 @@ const grace = 5 * time.Second
 type supervisor struct {
 	spec    *spec.Spec
 	specFD  int
+	idmap   int    // the user namespace of idmapped mounts, if one needs it
 	streams [3]int // the command's
 
 	up   *spec.Conn // to purple, or nil when detached
@@ -121,8 +121,10 @@ func (s *supervisor) receiveSpec() error {
 	if s.spec, err = spec.Decode(s.specFD); err != nil {
 		return err
 	}
-	fds, err = s.takeLog(fds[1:])
-	if err != nil {
+	if fds, err = s.takeIdmap(fds[1:]); err != nil {
+		return err
+	}
+	if fds, err = s.takeLog(fds); err != nil {
 		return err
 	}
 	if s.accounts, err = openAccounts(s.spec.Unit); err != nil {
@@ -136,6 +138,19 @@ func (s *supervisor) receiveSpec() error {
 	}
 	copy(s.streams[:], fds)
 	return requireHarmless(s.streams)
+}
+
+// takeIdmap takes the user namespace, which is the first of the descriptors, and
+// gives the others.
+func (s *supervisor) takeIdmap(fds []int) ([]int, error) {
+	if !s.spec.NeedsIdmap() {
+		return fds, nil
+	}
+	if len(fds) == 0 {
+		return nil, errors.New("got no descriptor of the id map")
+	}
+	s.idmap = fds[0]
+	return fds[1:], nil
 }
 
 // takeLog opens the audit, whose log is the last of the descriptors, and gives
@@ -249,7 +264,7 @@ func (s *supervisor) startInit() error {
 		return s.sendSources()
 	}
 	if err := s.sendIdmap(); err != nil {
-		return fmt.Errorf("cannot make the id map: %w", err)
+		return fmt.Errorf("cannot pass on the id map: %w", err)
 	}
 	return nil
 }
@@ -335,34 +350,13 @@ func (s *supervisor) initAttributes() *syscall.SysProcAttr {
 // all of the rest is dropped for.
 var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_KILL}
 
-// sendIdmap makes the user namespace while init starts, if a mount needs one: its
-// map shows the owner's files as the command's. It takes a process to make one,
-// which is not needed any more once the namespace is open.
+// sendIdmap passes on the user namespace that purple has made for idmapped mounts.
 func (s *supervisor) sendIdmap() error {
-	if !slices.ContainsFunc(s.spec.Mounts, func(m spec.Mount) bool { return m.Idmap }) {
+	if !s.spec.NeedsIdmap() {
 		return nil
 	}
-	pid, err := fork(unix.CLONE_NEWUSER, &idle{})
-	if err != nil {
-		return err
-	}
-	id := s.spec.Identity
-	err = writeMaps(pid, spec.Identity{UID: id.OwnerUID, GID: id.OwnerGID, HostUID: id.HostUID, HostGID: id.HostGID})
-	if err == nil {
-		err = sendUserNamespace(s.down, pid)
-	}
-	killErr := unix.Kill(pid, unix.SIGKILL)
-	_, waitErr := unix.Wait4(pid, nil, 0, nil)
-	return errors.Join(err, killErr, waitErr)
-}
-
-func sendUserNamespace(to *spec.Conn, pid int) error {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return to.Send(spec.Message{Kind: spec.UserNS}, int(ns.Fd()))
+	defer unix.Close(s.idmap)
+	return s.down.Send(spec.Message{Kind: spec.UserNS}, s.idmap)
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.

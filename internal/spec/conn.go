@@ -15,8 +15,8 @@ type MessageKind string
 // The messages. Down is from purple to the supervisor and on to the init of
 // the sandbox; up is the way back.
 const (
-	Start     MessageKind = "start"     // down; descriptors: the spec, then the standard streams, then the log
-	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace that maps idmapped mounts
+	Start     MessageKind = "start"     // down; descriptors: the spec, then the namespace of the id map, the standard streams, the log, where the spec has them
+	UserNS    MessageKind = "userns"    // supervisor to init; descriptor: the namespace of the id map
 	Filtered  MessageKind = "filtered"  // init to supervisor under a user manager: the rules stand; descriptor: a netfilter socket in their namespace
 	Socket    MessageKind = "socket"    // supervisor to init: make a TCP socket of the address family Family; init to supervisor: here it is
 	Sources   MessageKind = "sources"   // supervisor to init under a user manager: Paths, of the mounts' sources

@@ -2,9 +2,11 @@
 // data, already decided. purple-init carries it out and decides nothing.
 package spec
 
+import "slices"
+
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 6
+const Version = 7
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -198,6 +200,11 @@ type CgroupCheck struct {
 	File       string // "memory.max"
 	Device     string // "254:0" or empty
 	Want       []string
+}
+
+// NeedsIdmap tells whether a mount is idmapped.
+func (s *Spec) NeedsIdmap() bool {
+	return slices.ContainsFunc(s.Mounts, func(m Mount) bool { return m.Idmap })
 }
 
 // Notifies tells whether Filter has a listener.
