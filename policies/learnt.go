@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,7 +108,7 @@ func (c LearntCall) line() string {
 }
 
 // learntLine is what line writes.
-var learntLine = regexp.MustCompile(`^    - "([^"]+)" +# (\d+) × (.*); first (\S+)$`)
+var learntLine = lazily(`^    - "([^"]+)" +# (\d+) × (.*); first (\S+)$`)
 
 // Merged is an earlier profile of the same base with the lesson in it: nothing
 // is taken out and no other line is changed. A call that it has already keeps
@@ -199,7 +198,7 @@ func placeOf(rule string, items map[string]int) int {
 // countedOn is the line of a call with those of this run added. A line that
 // somebody has written by hand stays as it is.
 func (c LearntCall) countedOn(line string) string {
-	m := learntLine.FindStringSubmatch(line)
+	m := learntLine().FindStringSubmatch(line)
 	if m == nil {
 		return line
 	}

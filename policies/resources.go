@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // The smallest and largest limits that mean anything.
@@ -70,35 +71,34 @@ func parseSeconds(text string) (uint64, error) {
 	return seconds * 1_000_000, err
 }
 
-var cpuForm = regexp.MustCompile(`^(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,6}))?$`)
-
 // parseCPU reads a fraction of one CPU, such as 0.5, as microseconds a second.
 func parseCPU(text string) (uint64, error) {
 	refused := fmt.Errorf("must be a share of one CPU from 0.001 to 1024, such as 0.5, not %s", printable(text))
-	m := cpuForm.FindStringSubmatch(text)
-	if m == nil {
+	whole, fraction, dotted := strings.Cut(text, ".")
+	if !isDigits(whole) || len(whole) > 4 || len(whole) > 1 && whole[0] == '0' || dotted && !isDigits(fraction) || len(fraction) > 6 {
 		return 0, refused
 	}
-	// Both parts are digits by the form, at most ten together.
-	value, err := strconv.ParseUint(m[1]+m[2]+strings.Repeat("0", 6-len(m[2])), 10, 64)
+	value, err := strconv.ParseUint(whole+fraction+strings.Repeat("0", 6-len(fraction)), 10, 64)
 	if err != nil || value < minCPU || value > maxCPU {
 		return 0, refused
 	}
 	return value, nil
 }
 
-var sizeForm = regexp.MustCompile(`^([0-9]+)([KMGT]?)$`)
+func isDigits(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
-var sizeUnits = map[string]uint64{"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+var sizeUnits = map[byte]uint64{'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
 
 // parseMemory reads bytes, or a number with K, M, G or T for powers of 1024.
 func parseMemory(text string) (uint64, error) {
-	m := sizeForm.FindStringSubmatch(text)
-	if m == nil {
+	digits, unit := text, uint64(1)
+	if last := len(text) - 1; last > 0 && sizeUnits[text[last]] != 0 {
+		digits, unit = text[:last], sizeUnits[text[last]]
+	}
+	if !isDigits(digits) {
 		return 0, fmt.Errorf("must be bytes, or a number with K, M, G or T (powers of 1024), such as 512M, not %s", printable(text))
 	}
-	unit := sizeUnits[m[2]]
-	number, err := parseWhole(m[1], 1, maxMemory/unit)
+	number, err := parseWhole(digits, 1, maxMemory/unit)
 	if err != nil {
 		return 0, err
 	}
@@ -108,7 +108,13 @@ func parseMemory(text string) (uint64, error) {
 	return number * unit, nil
 }
 
-var rateForm = regexp.MustCompile(`^([0-9]+)([A-Za-z]+)ps$`)
+var rateForm = lazily(`^([0-9]+)([A-Za-z]+)ps$`)
+
+// lazily is a regular expression that is compiled when it is first needed: all of
+// them together would take longer than the rest of a start's parsing.
+func lazily(form string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(form) })
+}
 
 // rateUnit is one unit of block_io_limit.
 type rateUnit struct {
@@ -124,7 +130,7 @@ var rateUnits = []rateUnit{
 // parseRate reads bytes a second: 100MBps is 100 * 10^6, 100MiBps 100 * 2^20.
 func parseRate(text string) (uint64, error) {
 	const want = "must be bytes a second with a unit of Bps, KBps, MBps, GBps (powers of 1000), KiBps, MiBps or GiBps (powers of 1024), such as 100MBps"
-	m := rateForm.FindStringSubmatch(text)
+	m := rateForm().FindStringSubmatch(text)
 	if m == nil {
 		return 0, fmt.Errorf("%s, not %s", want, printable(text))
 	}

@@ -2,7 +2,6 @@ package policies
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -138,13 +137,17 @@ func environmentEntry(name, value string) error {
 	return nil
 }
 
-var environmentForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// isVariable tells what a shell takes for the name of a variable.
+func isVariable(name string) bool {
+	const first = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+	return name != "" && strings.Trim(name, first+"0123456789") == "" && strings.IndexByte(first, name[0]) >= 0
+}
 
 func environmentName(name string) error {
 	switch {
 	case name == "HOME":
 		return fmt.Errorf("HOME is filesystem.working_dir: set that")
-	case !environmentForm.MatchString(name):
+	case !isVariable(name):
 		return fmt.Errorf("%s is no name of a variable: it must be letters, digits and \"_\", and start with no digit", printable(name))
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -143,21 +142,21 @@ func oneDocument(file string, content []byte) (*yaml.Node, *Error) {
 }
 
 var (
-	syntaxLine    = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?`)
-	unknownAnchor = regexp.MustCompile(`unknown anchor '(.*)' referenced`)
+	syntaxLine    = lazily(`^yaml: (?:line ([0-9]+): )?`)
+	unknownAnchor = lazily(`unknown anchor '(.*)' referenced`)
 )
 
 // syntaxError gives yaml.v3's error a position. yaml.v3 knows the line at most.
 func syntaxError(file string, content []byte, err error) *Error {
 	text := err.Error()
 	at := Position{file, 1, 1}
-	if m := syntaxLine.FindStringSubmatch(text); m != nil {
+	if m := syntaxLine().FindStringSubmatch(text); m != nil {
 		if line, err := strconv.Atoi(m[1]); err == nil {
 			at.Line = line
 		}
 		text = text[len(m[0]):]
 	}
-	if m := unknownAnchor.FindStringSubmatch(text); m != nil {
+	if m := unknownAnchor().FindStringSubmatch(text); m != nil {
 		if i := bytes.Index(content, []byte("*"+m[1])); i >= 0 {
 			at = positionOf(file, content, i)
 		}

@@ -9,6 +9,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -34,12 +35,14 @@ type Info struct {
 	CPUNSec, Memory, MemoryMax, Tasks, TasksMax *uint64
 }
 
-var unitName = regexp.MustCompile(`^purple-([a-z0-9][a-z0-9._-]*)-([0-9a-f]{8})\.service$`)
+var unitName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^purple-([a-z0-9][a-z0-9._-]*)-([0-9a-f]{8})\.service$`)
+})
 
 // ParseName takes the name of a run's unit apart. Another unit may have such a
 // name too: only List knows.
 func ParseName(unit string) (profile, runID string, ok bool) {
-	m := unitName.FindStringSubmatch(unit)
+	m := unitName().FindStringSubmatch(unit)
 	if m == nil {
 		return "", "", false
 	}
