@@ -15,12 +15,8 @@ import (
 )
 
 // openIdmap makes the user namespace by which idmapped mounts show the owner's files
-// as the command's, while systemd starts the unit. nil: no mount needs one.
-func openIdmap(s *spec.Spec) (*os.File, error) {
-	if !s.NeedsIdmap() {
-		return nil, nil
-	}
-	id := s.Identity
+// as the command's, while systemd starts the unit.
+func openIdmap(id spec.Identity) (*os.File, error) {
 	ns, err := openUserNamespace(userns.Map{UID: id.OwnerUID, GID: id.OwnerGID, OuterUID: id.HostUID, OuterGID: id.HostGID})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the id map: %w", err)

@@ -168,8 +168,7 @@ func startUnit(ctx context.Context, manager *units.Manager, p *prepared, network
 	return s, nil
 }
 
-// sendSpec sends the spec and, attached, the streams that are not terminals;
-// a terminal's place is taken by /dev/null until purple-init has made a pty.
+// sendSpec sends the spec and the descriptors that go with it.
 func (s *session) sendSpec(p *prepared) error {
 	body := p.plan.Spec
 	filter, err := p.program()
@@ -185,38 +184,67 @@ func (s *session) sendSpec(p *prepared) error {
 		}
 		p.learner.prepared, p.learner.base, p.learner.lax = p, s.rules, filter.Rules()
 	}
-	f, err := spec.Encode(&body)
-	if err != nil {
+	var sent descriptors
+	defer sent.close()
+	if err := sent.open(spec.Encode(&body)); err != nil {
 		return err
 	}
-	defer f.Close()
-	fds := []int{int(f.Fd())}
-	idmap, err := openIdmap(&body)
-	if err != nil {
-		return err
-	}
-	if idmap != nil {
-		defer idmap.Close()
-		fds = append(fds, int(idmap.Fd()))
+	if body.NeedsIdmap() {
+		if err := sent.open(openIdmap(body.Identity)); err != nil {
+			return err
+		}
 	}
 	if !body.Detach {
-		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-		if err != nil {
-			return fmt.Errorf("cannot open %q: %w", os.DevNull, err)
-		}
-		defer null.Close()
-		for fd := range 3 {
-			if body.Terminal[fd] || !isOpen(fd) {
-				fds = append(fds, int(null.Fd()))
-				continue
-			}
-			fds = append(fds, fd)
+		if err := sent.addStreams(body.Terminal); err != nil {
+			return err
 		}
 	}
 	if p.log != nil {
-		fds = append(fds, int(p.log.Fd()))
+		sent.add(int(p.log.Fd()))
 	}
-	return s.conn.Send(spec.Message{Kind: spec.Start}, fds...)
+	return s.conn.Send(spec.Message{Kind: spec.Start}, sent.fds...)
+}
+
+// descriptors are what a message carries, and the files of them that are closed
+// when it is sent.
+type descriptors struct {
+	fds    []int
+	opened []*os.File
+}
+
+func (d *descriptors) add(fd int) { d.fds = append(d.fds, fd) }
+
+// open adds the result of what opens a file.
+func (d *descriptors) open(f *os.File, err error) error {
+	if err != nil {
+		return err
+	}
+	d.opened = append(d.opened, f)
+	d.add(int(f.Fd()))
+	return nil
+}
+
+func (d *descriptors) close() {
+	for _, f := range d.opened {
+		f.Close()
+	}
+}
+
+// addStreams adds the streams that are not terminals; a terminal's place is taken
+// by /dev/null until purple-init has made a pty.
+func (d *descriptors) addStreams(terminal [3]bool) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open %q: %w", os.DevNull, err)
+	}
+	d.opened = append(d.opened, null)
+	for fd := range 3 {
+		if terminal[fd] || !isOpen(fd) {
+			fd = int(null.Fd())
+		}
+		d.add(fd)
+	}
+	return nil
 }
 
 // isOpen tells whether purple was started with fd; a shell's `<&-` closes it.
