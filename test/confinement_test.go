@@ -343,6 +343,10 @@ func TestProcessesAreHidden(t *testing.T) {
 	if !asUser && strings.TrimSpace(r.stdout) == "0" || strings.Contains(r.stdout, "purple") {
 		t.Errorf("%q", r.stdout)
 	}
+	// For whoever looks at the unit's processes from outside.
+	if name := purple(t, "groups", "cat", "/proc/1/comm").mustSucceed(t).stdout; name != "purple-init\n" {
+		t.Errorf("init is called %q", name)
+	}
 }
 
 // N1: loopback and nothing else.
