@@ -90,6 +90,33 @@ func TestStopBeforeTheStart(t *testing.T) {
 	}
 }
 
+// A unit that is told to stop while its sandbox is being made runs no command.
+func TestStopDuringTheStart(t *testing.T) {
+	unlock := holdNetworkBack(t)
+	args := []string{"run", "--profile", writeProfile(t, connectedProfile), "--", "echo", "it has run"}
+	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
+		sh(t, "until pgrep -f 'purple-init ini[t]'; do sleep 0.01; done; sleep 0.5; systemctl stop --no-block 'purple-connected-*'; sleep 0.5")
+		unlock()
+	})
+	r.mustRefuse(t, 125, "cannot start the command: the unit was told to stop while the sandbox was made")
+	if strings.Contains(r.stdout, "it has run") {
+		t.Errorf("%+v", r)
+	}
+	noUnits(t, "connected")
+}
+
+// holdNetworkBack keeps purple from giving a run its network, for which the
+// supervisor waits, until what it returns is called.
+func holdNetworkBack(t *testing.T) func() {
+	t.Helper()
+	sh(t, "mkdir -p /run/purple")
+	unlock, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; exec cat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return unlock
+}
+
 // holdStartsBack keeps sandboxes from being started, by a unit that never is.
 func holdStartsBack(t *testing.T) {
 	t.Helper()
@@ -123,12 +150,7 @@ func TestTimeoutWithoutTheBus(t *testing.T) {
 func TestKillInTheLastMomentBeforeTheCommand(t *testing.T) {
 	// The newer of the two is the fork that becomes the command.
 	const stopped = `until [ "$(pgrep -cf 'purple-init ini[t]')" = 2 ]; do sleep 0.01; done; sleep 0.5; pid=$(pgrep -nf 'purple-init ini[t]'); kill -STOP $pid; echo $pid`
-	// While the lock is held purple does not let the supervisor go on.
-	sh(t, "mkdir -p /run/purple")
-	unlock, err := background(exec.Command("flock", "/run/purple/network.lock", "sh", "-c", "echo ready; exec cat"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	unlock := holdNetworkBack(t)
 	args := []string{"run", "--profile", writeProfile(t, connectedProfile), "--", "echo", "it has run"}
 	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
 		pid := strings.TrimSpace(sh(t, stopped))

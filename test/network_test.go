@@ -68,7 +68,7 @@ func waitForNamespace(t *testing.T, unit string) string {
 		return namespace != ""
 	})
 	if namespace == "" {
-		t.FailNow()
+		t.Fatalf("%s\n%s", sh(t, "systemctl status "+unit+" || test $? = 3 -o $? = 4"), sh(t, "journalctl -o short-precise -u "+unit))
 	}
 	return namespace
 }
@@ -814,6 +814,7 @@ func TestFiftyAtOnce(t *testing.T) {
 	failures := make(chan string, count)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
+	t.Cleanup(func() { sh(t, "systemctl stop 'purple-net-*'") }) // also when it fails
 	for range count {
 		go func() {
 			out, err := call{dir: bin, args: []string{"run", "--detach", "--profile", profile, "--", "sleep", "600"}}.command(ctx).CombinedOutput()

@@ -78,6 +78,7 @@ var notForUsers = map[string]string{
 	"TestManagerReload":                        systemUnits,
 	"TestOthersUnitsAreLeftAlone":              systemUnits,
 	"TestPsOfManyRuns":                         systemUnits,
+	"TestStopDuringTheStart":                   noHold,
 	"TestStopBeforeTheStart":                   systemUnits,
 	"TestTimeoutWithoutTheBus":                 systemUnits,
 	"TestInitThatCannotBeExecuted":             aScript,

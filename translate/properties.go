@@ -48,6 +48,10 @@ func textOf(value any) string {
 	}
 }
 
+// startTimeout is when systemd gives a start up. Its own default of 90 s is too
+// short for fifty networked starts at once on a slow machine.
+const startTimeoutUSec = uint64(600_000_000)
+
 // stopTimeout is when systemd kills the whole unit, the supervisor included.
 // That one has killed the sandbox after 5 seconds, and then says how the run
 // has ended.
@@ -82,6 +86,7 @@ var rows = []row{
 	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
 	{name: "KillMode", why: "the supervisor passes SIGTERM on, SIGKILL goes to all", value: fixed("mixed")},
+	{name: "TimeoutStartUSec", file: "TimeoutStartSec", why: "many may start at once", value: usec(func(*builder) uint64 { return startTimeoutUSec })},
 	{name: "TimeoutStopUSec", file: "TimeoutStopSec", why: "the supervisor kills after 5 s, systemd all after this", value: usec(func(*builder) uint64 { return stopTimeoutUSec })},
 	{name: "CollectMode", why: "nothing is left of a failed run", value: fixed("inactive-or-failed")},
 	// Neither "kill" nor "stop": at a second kill while it stops, systemd answers

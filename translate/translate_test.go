@@ -231,7 +231,7 @@ func golden(t *testing.T, name string, got []byte) {
 // (org.freedesktop.systemd1(5)).
 var signatures = map[string]string{
 	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStart": "a(sasb)", "Environment": "as", "SyslogIdentifier": "s",
-	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
+	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStartUSec": "t", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
 	"PrivateNetwork": "b", "CPUQuotaPerSecUSec": "t", "MemoryMax": "t", "MemorySwapMax": "t", "TasksMax": "t",
 	"IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "RuntimeMaxUSec": "t",
 }
@@ -252,7 +252,7 @@ func TestSignatures(t *testing.T) {
 // daemon-reload: a name that is none in a unit file makes the unit a bad one,
 // without limits. Those in saved have names that differ and are saved rightly.
 func TestPropertiesSurviveAReload(t *testing.T) {
-	saved := []string{"TimeoutStopUSec", "RuntimeMaxUSec", "CPUQuotaPerSecUSec"}
+	saved := []string{"TimeoutStartUSec", "TimeoutStopUSec", "RuntimeMaxUSec", "CPUQuotaPerSecUSec"}
 	for _, p := range mustBuild(t, full, nil).Properties {
 		if p.Name != p.File && !slices.Contains(saved, p.Name) {
 			t.Errorf("%s is not %s", p.Name, p.File)

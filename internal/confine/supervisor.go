@@ -101,7 +101,7 @@ func (s *supervisor) run() (int, error) {
 	if err := checkLimits(s.spec.Checks); err != nil {
 		return 0, &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
 	}
-	if err := s.release(); err != nil {
+	if err := s.release(signals); err != nil {
 		return 0, err
 	}
 	return s.follow(signals)
@@ -372,7 +372,7 @@ func (s *supervisor) leaveStreams() {
 // release lets the command go once everything has been read back, and tells
 // the manager and purple that it runs. If the last step fails, the filter's,
 // the unit never becomes ready.
-func (s *supervisor) release() error {
+func (s *supervisor) release(signals <-chan os.Signal) error {
 	// While init and the command's process work.
 	if err := dropProcessCapabilities(0); err != nil {
 		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: spec.StatusRefused}
@@ -389,6 +389,9 @@ func (s *supervisor) release() error {
 		err = s.awaitUplink()
 	}
 	if err != nil {
+		return err
+	}
+	if err := refuseStopped(signals); err != nil {
 		return err
 	}
 	if err := s.audit.begin(s.started()); err != nil {
@@ -424,6 +427,17 @@ func (s *supervisor) release() error {
 		unix.Close(fd)
 	}
 	return nil
+}
+
+// refuseStopped keeps a command from being started whose unit is being stopped, by
+// somebody or at systemd's timeout for a start: it would be killed at once.
+func refuseStopped(signals <-chan os.Signal) error {
+	select {
+	case <-signals:
+		return &StepError{Step: "start the command", Err: errors.New("the unit was told to stop while the sandbox was made"), Status: spec.StatusRefused}
+	default:
+		return nil
+	}
 }
 
 // event is what a reader of one control socket got.
