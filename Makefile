@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/lib/purple-go/bin
 PREFIX ?= /usr
 GO ?= go
 
-SUITE := ../bin/suite.test -test.v -test.timeout 40m
+SUITE := ../bin/suite.test -test.v -test.timeout 60m
 # In the emulated VMs, where a run takes seconds, the part of the suite that runs for
 # users, too: the limits, which cgroup v1 has not got, and what is most their own.
 # Natively it is all of it.
@@ -71,7 +71,7 @@ test-vms: suite ## the suite in both VMs
 test-vm-bookworm test-vm-trixie: test-vm-%: suite ## the suite in a VM of Debian 12, 13
 	payload=$$(mktemp -d); trap 'rm -rf "$$payload"' EXIT; \
 	mkdir "$$payload/test"; cp -r bin "$$payload"; cp -r test/testdata test/demo "$$payload/test"; cp -r README.md docs packaging "$$payload"; \
-	test/hosts/vm $* --payload "$$payload" --timeout 3600 -- bash -c 'cd test && export PURPLE_TEST_STARTS=40 && $(SUITE) && PURPLE_TEST_MANAGER=user $(SUITE) -test.run "$(USER_TESTS)"' | sed -u 's/^/$*: /' | tee bin/test-vm-$*.log
+	test/hosts/vm $* --payload "$$payload" --timeout 4500 -- bash -c 'cd test && export PURPLE_TEST_STARTS=40 && $(SUITE) && PURPLE_TEST_MANAGER=user $(SUITE) -test.run "$(USER_TESTS)"' | sed -u 's/^/$*: /' | tee bin/test-vm-$*.log
 
 .PHONY: vm-images
 vm-images: ## make the VM images, once
