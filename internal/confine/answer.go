@@ -209,22 +209,34 @@ func (a *answerer) readStatus() int {
 //
 //go:nosplit
 func (a *answerer) deny() syscall.Errno {
-	a.answer.id = a.n.id
+	taken, errno := a.send(&a.answer)
+	if errno != 0 {
+		return errno
+	}
+	if !taken {
+		// What was read may be of another process with its id.
+		a.forgetTexts()
+		return 0
+	}
+	// The process is to go on before this thread does the rest: it was woken up
+	// for this processor.
+	_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	return 0
+}
+
+// send responds to the call that waits; not taken: its process was killed.
+//
+//go:nosplit
+func (a *answerer) send(r *response) (taken bool, errno syscall.Errno) {
+	r.id = a.n.id
 	for {
-		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, a.fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a.answer)))
+		_, _, errno = syscall.RawSyscall(unix.SYS_IOCTL, a.fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(r)))
 		switch errno {
 		case unix.EINTR:
 		case unix.ENOENT:
-			// Killed. What was read may be of another process with its id.
-			a.forgetTexts()
-			return 0
-		case 0:
-			// The process is to go on before this thread does the rest: it was
-			// woken up for this processor.
-			_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-			return 0
+			return false, 0
 		default:
-			return errno
+			return errno == 0, errno
 		}
 	}
 }

@@ -101,8 +101,7 @@ func (c *command) takeFilter(filter []byte) error {
 	if len(filter) == 0 || len(filter)%size != 0 {
 		return fmt.Errorf("cannot load the seccomp filter: it has %d bytes", len(filter))
 	}
-	program := make([]unix.SockFilter, len(filter)/size)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&program[0])), len(filter)), filter)
+	program := newProgram(filter)
 	c.filter = unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	return nil
 }
@@ -296,7 +295,7 @@ func prctl(option int, arg2, arg3 uintptr) syscall.Errno {
 
 // --- init's side -------------------------------------------------------------
 
-// wait waits for a state of the process, and explains why it does not come.
+// awaitState waits for a state of the process, and explains why it does not come.
 func (s *sandbox) awaitState(state uint32) error {
 	return s.explain(s.command.page.awaitFork(s.cmd, state))
 }

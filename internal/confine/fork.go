@@ -81,8 +81,9 @@ type page struct {
 
 	// owner is the only entry in the fork's list of robust futexes. The kernel
 	// marks it when the fork is executed or has died, and wakes who waits for it
-	// (futex_exec_release() and handle_futex_death() in kernel/futex/core.c): there is no other way to hear of execve without a
-	// descriptor that only one of the two has.
+	// (futex_exec_release() and handle_futex_death() in kernel/futex/core.c): there
+	// is no other way to hear of execve without a descriptor that only one of the
+	// two has.
 	owner robustFutex
 	list  robustList
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ func (s *supervisor) relayOutput() error {
 	if err != nil {
 		return err
 	}
-	var relays []func()
+	var relaying sync.WaitGroup
 	for fd := 1; fd <= 2; fd++ {
 		if fd == 2 && same {
 			if s.streams[2], err = unix.FcntlInt(uintptr(s.streams[1]), unix.F_DUPFD_CLOEXEC, 3); err != nil {
@@ -39,23 +40,14 @@ func (s *supervisor) relayOutput() error {
 			return fmt.Errorf("cannot relay the command's output: %w", err)
 		}
 		to := [3]*os.File{1: os.Stdout, 2: os.Stderr}[fd]
-		relays = append(relays, func() {
+		relaying.Go(func() {
 			_, _ = io.Copy(to, from) // without a journal there is nobody to tell
 			from.Close()
 		})
 	}
 	s.output = make(chan struct{})
-	done := make(chan struct{})
-	for _, relay := range relays {
-		go func() {
-			relay()
-			done <- struct{}{}
-		}()
-	}
 	go func() {
-		for range relays {
-			<-done
-		}
+		relaying.Wait()
 		close(s.output)
 	}()
 	return nil

@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
-	"unsafe"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/internal/userns"
@@ -52,8 +51,7 @@ func Init(path string) int {
 	unix.CloseOnExec(listenerFD)
 	unix.CloseOnExec(socketsFD)
 	// It was executed as /proc/self/exe, and would be called "exe".
-	name := append([]byte("purple-init"), 0)
-	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // cannot fail, and is for people only
+	_ = os.WriteFile("/proc/self/comm", []byte("purple-init"), 0) // for people only
 	// The per-thread state of the building (umask, root, working directory)
 	// is the process's; only signals to the right thread matter, so one
 	// thread does it all.

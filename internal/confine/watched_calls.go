@@ -41,7 +41,7 @@ const (
 	aboutNothing    about = 3 // it has been let go on, and there is nothing to tell
 )
 
-// newProgram reads the filter as it was loaded.
+// newProgram reads the filter of a spec.
 func newProgram(filter []byte) []unix.SockFilter {
 	const size = int(unsafe.Sizeof(unix.SockFilter{}))
 	program := make([]unix.SockFilter, len(filter)/size)
@@ -121,17 +121,8 @@ func (a *answerer) whatAbout() about {
 //
 //go:nosplit
 func (a *answerer) goOn() syscall.Errno {
-	a.resume.id = a.n.id
-	for {
-		_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, a.fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a.resume)))
-		switch errno {
-		case unix.EINTR:
-		case unix.ENOENT: // killed
-			return 0
-		default:
-			return errno
-		}
-	}
+	_, errno := a.send(&a.resume)
+	return errno
 }
 
 // place is where something is mounted, in the sandbox.
