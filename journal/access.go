@@ -50,19 +50,7 @@ func (a Attempt) fields() []Field {
 }
 
 func (a Attempt) words() string {
-	who := "a process"
-	if a.Comm != "" {
-		who = `"` + a.Comm + `"`
-	}
-	pid := "unknown"
-	if a.SandboxPID != 0 {
-		pid = decimal(uint64(a.SandboxPID))
-	}
-	text := fmt.Sprintf(" to %s, pid %s (%d on the host): %s by %s", who, pid, a.PID, a.Errno, a.Syscall)
-	if a.Count > 1 {
-		text += fmt.Sprintf(", %d times so far", a.Count)
-	}
-	return text
+	return fmt.Sprintf(" to %s: %s by %s%s", processText(a.Comm, a.SandboxPID, a.PID), a.Errno, a.Syscall, timesText(a.Count))
 }
 
 // PathDenied is a path that the sandbox did not let a process change, or read,

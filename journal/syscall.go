@@ -65,22 +65,27 @@ func (e SyscallDenied) own() []Field {
 func (e SyscallDenied) key() string { return e.Syscall + " " + e.Errno + " " + e.Comm }
 
 func (e SyscallDenied) message() string {
-	pid := "unknown"
-	if e.SandboxPID != 0 {
-		pid = decimal(uint64(e.SandboxPID))
-	}
-	text := fmt.Sprintf("Denied %s(%s) to %s, pid %s (%d on the host): %s", e.Syscall, e.Arguments, e.who(), pid, e.PID, e.Errno)
-	if e.Count > 1 {
-		text += fmt.Sprintf(", %d times so far", e.Count)
-	}
-	return text
+	return fmt.Sprintf("Denied %s(%s) to %s: %s%s", e.Syscall, e.Arguments, processText(e.Comm, e.SandboxPID, e.PID), e.Errno, timesText(e.Count))
 }
 
-func (e SyscallDenied) who() string {
-	if e.Comm == "" {
-		return "a process"
+// processText is a process as it calls itself, and its ids; 0: not known.
+func processText(comm string, sandboxPID, pid uint32) string {
+	who, inside := "a process", "unknown"
+	if comm != "" {
+		who = `"` + comm + `"`
 	}
-	return `"` + e.Comm + `"`
+	if sandboxPID != 0 {
+		inside = decimal(uint64(sandboxPID))
+	}
+	return fmt.Sprintf("%s, pid %s (%d on the host)", who, inside, pid)
+}
+
+// timesText is for the end of what has been told before.
+func timesText(count uint64) string {
+	if count <= 1 {
+		return ""
+	}
+	return fmt.Sprintf(", %d times so far", count)
 }
 
 // SyscallsDenied ends the events of a run's denied system calls. Its Total is
