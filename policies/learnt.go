@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,19 +85,10 @@ func (l *Lesson) allow() string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "  allow:\n    # Allowed under every profile: %s.\n", strings.Join(l.Always, ", "))
-	for _, name := range sortedKeys(lines) {
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
 		fmt.Fprintln(&b, lines[name])
 	}
 	return b.String()
-}
-
-func sortedKeys(m map[string]string) []string {
-	var keys []string
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func itemLine(rule, comment string) string {

@@ -105,7 +105,7 @@ func (b *builder) audit() error {
 		b.plan.Spec.RecordPaths = true
 		b.say("sandbox", "audit.detail_level", "", "paths that the mounts refuse to change are recorded in the journal")
 	}
-	if slices.Contains(b.p.Audit.Detail, "reads") && !b.c.Learning && b.hasWriteOnly() {
+	if slices.Contains(b.p.Audit.Detail, "reads") && !b.c.Learning && hasWriteOnly(b.p, b.h) {
 		b.plan.Spec.RecordReads = true
 		b.say("sandbox", "audit.detail_level", "", "refused reads of write-only output paths are recorded in the journal; each open waits for a look")
 	}
@@ -117,9 +117,9 @@ func (b *builder) audit() error {
 }
 
 // hasWriteOnly: an output path is there that can be written only.
-func (b *builder) hasWriteOnly() bool {
-	return slices.ContainsFunc(b.p.Filesystem.Output, func(o policies.Output) bool {
-		return o.Mode == policies.WriteOnly && b.h.Paths[o.HostPath].Exists
+func hasWriteOnly(p *policies.Policy, h host.Facts) bool {
+	return slices.ContainsFunc(p.Filesystem.Output, func(o policies.Output) bool {
+		return o.Mode == policies.WriteOnly && h.Paths[o.HostPath].Exists
 	})
 }
 

@@ -160,12 +160,11 @@ func (e examination) notification() Check {
 }
 
 func (e examination) landlock() Check {
-	needed := slices.ContainsFunc(e.p.Filesystem.Output, func(o policies.Output) bool { return o.Mode == policies.WriteOnly && e.h.Paths[o.HostPath].Exists })
 	failed := ""
 	if e.h.LandlockABI == 0 {
 		failed = whyLandlock
 	}
-	return check("Landlock", fmt.Sprintf("ABI %d", e.h.LandlockABI), failed, Check{Verdict: Missing, Cost: "a profile with a write-only output path is refused", Remedy: hintLandlock, Needed: needed})
+	return check("Landlock", fmt.Sprintf("ABI %d", e.h.LandlockABI), failed, Check{Verdict: Missing, Cost: "a profile with a write-only output path is refused", Remedy: hintLandlock, Needed: hasWriteOnly(e.p, e.h)})
 }
 
 func (e examination) nftables() Check {

@@ -48,11 +48,11 @@ func textOf(value any) string {
 	}
 }
 
-// startTimeout is when systemd gives a start up. Its own default of 90 s is too
+// startTimeoutUSec is when systemd gives a start up. Its own default of 90 s is too
 // short for fifty networked starts at once on a slow machine.
 const startTimeoutUSec = uint64(600_000_000)
 
-// stopTimeout is when systemd kills the whole unit, the supervisor included.
+// stopTimeoutUSec is when systemd kills the whole unit, the supervisor included.
 // That one has killed the sandbox after 5 seconds, and then says how the run
 // has ended.
 const stopTimeoutUSec = uint64(10_000_000)

@@ -93,7 +93,7 @@ type DeniedAccess struct {
 // RefusedAccess is a path with what was to be done to it, or a capability.
 type RefusedAccess struct {
 	Path       string // escaped; empty: one of many
-	Effect     string // "write", "create", "remove"
+	Effect     string // "read", "write", "create", "remove"
 	Capability string // "CAP_SYS_CHROOT"; empty: it is a path
 	Comm       string // escaped; empty: one of many
 	Errno      string
