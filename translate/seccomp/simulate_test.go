@@ -156,6 +156,22 @@ func arguments() [][6]uint64 {
 	return args
 }
 
+// everyCall calls check with every number that there is, on several architectures,
+// and with many arguments where those decide.
+func everyCall(rules *Rules, check func(Call)) {
+	for nr := range uint32(1024) {
+		for _, arch := range []uint32{AuditArch("amd64"), AuditArch("arm64"), unix.AUDIT_ARCH_I386, 0} {
+			check(Call{Arch: arch, Nr: nr})
+			check(Call{Arch: arch, Nr: nr | x32Bit})
+		}
+	}
+	for _, call := range argumentCalls {
+		for _, args := range arguments() {
+			check(Call{AuditArch(NativeArch), rules.number(call), args})
+		}
+	}
+}
+
 // The compiled program against the rules, for every number there is.
 func TestProgramIsTheRules(t *testing.T) {
 	for name, s := range all() {
@@ -218,17 +234,7 @@ func TestProgramsForTheSupervisor(t *testing.T) {
 					}
 				}
 			}
-			for nr := range uint32(1024) {
-				for _, arch := range []uint32{AuditArch("amd64"), AuditArch("arm64"), unix.AUDIT_ARCH_I386, 0} {
-					check(Call{Arch: arch, Nr: nr})
-					check(Call{Arch: arch, Nr: nr | x32Bit})
-				}
-			}
-			for _, call := range argumentCalls {
-				for _, args := range arguments() {
-					check(Call{AuditArch(NativeArch), p.Rules().number(call), args})
-				}
-			}
+			everyCall(p.Rules(), check)
 		})
 	}
 }
@@ -266,17 +272,7 @@ func TestWatchingProgram(t *testing.T) {
 					}
 				}
 			}
-			for nr := range uint32(1024) {
-				for _, arch := range []uint32{AuditArch("amd64"), AuditArch("arm64"), unix.AUDIT_ARCH_I386, 0} {
-					check(Call{Arch: arch, Nr: nr})
-					check(Call{Arch: arch, Nr: nr | x32Bit})
-				}
-			}
-			for _, call := range argumentCalls {
-				for _, args := range arguments() {
-					check(Call{AuditArch(NativeArch), p.Rules().number(call), args})
-				}
-			}
+			everyCall(p.Rules(), check)
 		})
 	}
 }
