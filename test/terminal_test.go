@@ -152,6 +152,67 @@ func TestSuspendOnATerminal(t *testing.T) {
 	}
 }
 
+// A process of the sandbox may stop and continue the command as often as it likes,
+// while purple is stopped itself: the run obeys the manager all the same, and says
+// how it has ended, to purple too once that goes on.
+func TestEndlessStopsOnATerminal(t *testing.T) {
+	s := newScreen(t, "sh", "-c", "(while :; do kill -STOP $$; kill -CONT $$; done) & sleep 1000")
+	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	unit := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-groups-*'"))[0]
+	time.Sleep(4 * time.Second) // more stops than a socket holds messages
+	sh(t, "systemctl stop "+unit)
+	events := journalOf(t, unit)
+	if end := events[len(events)-1]; end.text("PURPLE_EVENT") != "run-ended" || end.text("PURPLE_REASON") != "stopped" {
+		t.Errorf("the last event is %+v", end)
+	}
+	if s := state(t, s.cmd.Process.Pid); s != "T" {
+		t.Errorf("purple is in the state %s", s)
+	}
+	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if status := s.wait(); status != 143 {
+		t.Errorf("status %d, %q", status, s.text())
+	}
+}
+
+// One that was stopped by Ctrl-Z obeys, too: it is continued to do so.
+func TestStopOfASuspendedCommand(t *testing.T) {
+	s := newScreen(t, "sh", "-c", "echo ready; exec sleep 1000")
+	s.expect(t, "ready")
+	s.typeIn(t, "\x1a")
+	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	unit := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-groups-*'"))[0]
+	sh(t, "systemctl stop "+unit)
+	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if status := s.wait(); status != 143 { // and not 137, after a grace
+		t.Errorf("status %d, %q", status, s.text())
+	}
+}
+
+// Ctrl-C on the pty does not end init, which the command can make its foreground.
+func TestInitInTheForeground(t *testing.T) {
+	s := newScreen(t, "python3", "-c", `
+import os, signal
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+try: os.tcsetpgrp(0, 1)
+except OSError as e: print("refused", e.errno)
+print("foreground", os.tcgetpgrp(0), flush=True)
+while os.tcgetpgrp(0) == 1: signal.sigtimedwait([], 0.1)
+`)
+	s.expect(t, "foreground ")
+	s.typeIn(t, "\x03")
+	time.Sleep(time.Second)
+	unit := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-groups-*'"))
+	if len(unit) == 0 {
+		t.Fatalf("the run has ended: status %d, %q", s.wait(), s.text())
+	}
+	sh(t, "systemctl stop "+unit[0])
+	s.wait() // the end was asked for
+}
+
 func state(t *testing.T, pid int) string {
 	t.Helper()
 	return strings.TrimSpace(sh(t, "ps -o s= -p "+strconv.Itoa(pid)))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -36,6 +37,8 @@ type sandbox struct {
 	ownDevices map[uint64]bool // st_dev of every tmpfs that this run made
 
 	tty, master int // slave and master of the sandbox's pty, or -1
+
+	suspended atomic.Bool // purple was told that the command is stopped, and has not continued it
 
 	command *command // the process that becomes the command, until that is executed
 	cmd     int      // its pid, and the command's
@@ -230,9 +233,7 @@ func (s *sandbox) awaitGo() error {
 	if err := s.hide(); err != nil {
 		return &StepError{Step: "hide the sandbox's init", Err: err, Status: spec.StatusRefused}
 	}
-	if s.spec.UserManager {
-		ignoreSignals() // the command's first act may be to send one
-	}
+	ignoreSignals() // the command's first act may be to send one
 	// While the supervisor reads its part back.
 	if err := dropProcessCapabilities(1 << unix.CAP_KILL); err != nil {
 		return &StepError{Step: "drop the privileges of the sandbox's init", Err: err, Status: spec.StatusRefused}
@@ -286,15 +287,26 @@ func (s *sandbox) supervise() error {
 		if !ws.Stopped() {
 			return s.conn.Send(spec.Message{Kind: spec.Exited, WaitStatus: uint32(ws), Threads: threads(unix.Getpid())})
 		}
-		if err := s.conn.Send(spec.Message{Kind: spec.Stopped}); err != nil {
+		if err := s.suspend(); err != nil {
 			return err
 		}
 	}
 }
 
+// suspend tells purple that the command was stopped. It is told again only once
+// it has continued the command: a process of the sandbox may stop and continue
+// the command for ever, while purple, stopped itself, reads nothing of it.
+func (s *sandbox) suspend() error {
+	if s.suspended.Swap(true) {
+		return nil
+	}
+	return s.conn.Send(spec.Message{Kind: spec.Stopped})
+}
+
 // ignoreSignals makes init deaf to the command, which under a user manager has
 // the same uid outside and may signal it: `kill -TERM 1` must not be the end of
-// PID 1 and of all with it. What init obeys comes over its socket.
+// PID 1 and of all with it. On a pty it may make init the foreground (TIOCSPGRP),
+// whom Ctrl-C and Ctrl-Z then meet. What init obeys comes over its socket.
 func ignoreSignals() {
 	for n := unix.Signal(1); n <= lastSignal; n++ {
 		if n != unix.SIGCHLD && n != unix.SIGURG { // waited for; the Go runtime's own
@@ -316,6 +328,8 @@ func (s *sandbox) forward() {
 			_ = unix.Kill(-s.cmd, unix.Signal(m.Signal))
 		case spec.StopAll:
 			_ = unix.Kill(-1, unix.Signal(m.Signal))
+			// A stopped process obeys once it goes on (so does systemd it, systemd.kill(5)).
+			_ = unix.Kill(-1, unix.SIGCONT)
 		case spec.Continue:
 			s.resume()
 		}

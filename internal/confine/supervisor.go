@@ -19,6 +19,10 @@ import (
 // TimeoutStopSec=, so that the supervisor lives to say how the run has ended.
 const grace = 5 * time.Second
 
+// sendWait is how long the supervisor waits for purple to read. A stopped one
+// reads nothing, and the run has to end without it.
+const sendWait = time.Second
+
 // supervisor is the unit's main process. It stays outside the sandbox: the
 // command can neither see nor signal it.
 type supervisor struct {
@@ -27,7 +31,8 @@ type supervisor struct {
 	idmap   int    // the user namespace of idmapped mounts, if one needs it
 	streams [3]int // the command's
 
-	up   *spec.Conn // to purple, or nil when detached
+	up   *spec.Conn // to purple
+	deaf bool       // nobody reads what it would be told: detached, or it has been stopped for long
 	down *spec.Conn // to the sandbox's init
 
 	initPID   int
@@ -120,6 +125,11 @@ func (s *supervisor) receiveSpec() error {
 	s.specFD = fds[0]
 	if s.spec, err = spec.Decode(s.specFD); err != nil {
 		return err
+	}
+	if s.deaf = s.spec.Detach; !s.deaf {
+		if err := s.up.LimitSend(sendWait); err != nil {
+			return err
+		}
 	}
 	if fds, err = s.takeIdmap(fds[1:]); err != nil {
 		return err
@@ -570,9 +580,11 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 	return 0, false, nil
 }
 
-// tell sends to purple, which may be gone: then nobody wants to know.
+// tell sends to purple, which may be gone: then nobody wants to know. Where it
+// does not read, the run goes on and ends without telling it more: what the end
+// is recorded with must not wait for a terminal.
 func (s *supervisor) tell(m spec.Message) {
-	if !s.spec.Detach {
-		_ = s.up.Send(m)
+	if !s.deaf {
+		s.deaf = s.up.Send(m) != nil
 	}
 }

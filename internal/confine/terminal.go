@@ -2,7 +2,6 @@ package confine
 
 import (
 	"fmt"
-	"os/signal"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,11 +51,9 @@ func openPeer(master int) (int, error) {
 
 // resume continues a stopped command in the foreground.
 func (s *sandbox) resume() {
+	s.suspended.Store(false) // before the command can stop again
 	if s.tty >= 0 {
-		// Without it the kernel would stop init, which is in the background.
-		// Set here and not earlier: the command would inherit it.
-		signal.Ignore(unix.SIGTTOU)
-		// A failure leaves the command in the background, where it stops
+		// From the background, which would stop whoever heeds SIGTTOU. A failure leaves the command in the background, where it stops
 		// again at its next read: visible, and nothing is lost.
 		_ = unix.IoctlSetPointerInt(s.tty, unix.TIOCSPGRP, s.cmd)
 	}

@@ -222,13 +222,24 @@ type syscallInfo struct {
 
 const opSeccomp = 3 // PTRACE_SYSCALL_INFO_SECCOMP
 
+// callOf asks for the call at which a tracee has stopped. The address is made in
+// the arguments of the system call itself: only there is what it points to held
+// where it is (package unsafe, Pointer, rule 4).
+func callOf(tid int) (info syscallInfo, err error) {
+	_, _, errno := syscall.Syscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+	if errno != 0 {
+		return info, errno
+	}
+	return info, nil
+}
+
 // count counts the call that a tracee is about to make.
 func (t *tracer) count(tid int) error {
 	if t.began.IsZero() {
 		return nil
 	}
-	var info syscallInfo
-	if err := ptrace(unix.PTRACE_GET_SYSCALL_INFO, tid, unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info))); err != nil {
+	info, err := callOf(tid)
+	if err != nil {
 		return err
 	}
 	if info.op != opSeccomp {

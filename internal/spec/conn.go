@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -173,6 +174,16 @@ func Pair() (*Conn, *os.File, error) {
 
 // Close closes this end.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
+
+// LimitSend bounds how long a Send waits for a peer that does not read: then it
+// fails with EAGAIN (socket(7), SO_SNDTIMEO).
+func (c *Conn) LimitSend(wait time.Duration) error {
+	tv := unix.NsecToTimeval(wait.Nanoseconds())
+	if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+		return fmt.Errorf("cannot limit the wait of a control socket: %w", err)
+	}
+	return nil
+}
 
 // Send sends m and the descriptors with it; the caller keeps its own.
 func (c *Conn) Send(m Message, fds ...int) error {
