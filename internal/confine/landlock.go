@@ -124,7 +124,7 @@ func (l *landlock) allowBelow(dir string) error {
 	if !l.leadsToWriteOnly(dir) {
 		return l.allow(dir)
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := listNoLinks(dir)
 	if err != nil {
 		return fmt.Errorf("cannot list %q: %w", dir, err)
 	}
@@ -139,13 +139,30 @@ func (l *landlock) allowBelow(dir string) error {
 	return nil
 }
 
+// listNoLinks lists a directory. The way to it may lie in a bound one, where others
+// could put a link: then it fails.
+func listNoLinks(dir string) ([]os.DirEntry, error) {
+	fd, err := openNoLinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	list, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(list), dir)
+	defer f.Close()
+	return f.ReadDir(-1)
+}
+
 func (l *landlock) leadsToWriteOnly(dir string) bool {
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 	return slices.ContainsFunc(l.writeOnly, func(p string) bool { return strings.HasPrefix(p, prefix) })
 }
 
 func (l *landlock) allow(name string) error {
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openNoLinks(name)
 	if err != nil {
 		return fmt.Errorf("cannot open %q: %w", name, err)
 	}

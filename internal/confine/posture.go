@@ -14,8 +14,9 @@ import (
 // posture reads /proc/PID/status of the process that will be the command, from
 // init: what the kernel enforces, not what it was asked for.
 type posture struct {
-	spec   *spec.Spec
-	status *os.File
+	spec    *spec.Spec
+	status  *os.File
+	filters string // how many seccomp filters there were before Purple's; empty: this kernel does not tell
 }
 
 // openPosture opens the file while init may: it can then be read at any time.
@@ -27,28 +28,47 @@ func openPosture(s *spec.Spec, pid int) (*posture, error) {
 func (p *posture) close() error { return p.status.Close() }
 
 // verify compares all but the filter, which comes last.
-func (p *posture) verify() error { return p.compare(p.want()) }
-
-func (p *posture) verifyFiltered() error {
-	// SECCOMP_MODE_FILTER
-	return p.compare(append(p.want(), postureField{"Seccomp", "2"}))
+func (p *posture) verify() error {
+	got, err := p.compare(p.want())
+	p.filters = got[seccompFilters]
+	return err
 }
 
-func (p *posture) compare(all []postureField) error {
+// verifyFiltered compares all. The unit may have had filters of others from the
+// start, so that there is one is not enough: there must be one more (since Linux
+// 5.9; proc_pid_status(5)).
+func (p *posture) verifyFiltered() error {
+	const modeFilter = "2" // SECCOMP_MODE_FILTER
+	want := append(p.want(), postureField{"Seccomp", modeFilter})
+	if p.filters != "" {
+		before, err := strconv.Atoi(p.filters)
+		if err != nil {
+			return fmt.Errorf("%s is %q", seccompFilters, p.filters)
+		}
+		want = append(want, postureField{seccompFilters, strconv.Itoa(before + 1)})
+	}
+	_, err := p.compare(want)
+	return err
+}
+
+const seccompFilters = "Seccomp_filters"
+
+// compare gives all fields that it has read.
+func (p *posture) compare(all []postureField) (map[string]string, error) {
 	text, err := readAgain(p.status)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	got := statusFields(text)
 	if err := p.verifyGroups(strings.Fields(got["Groups"])); err != nil {
-		return err
+		return nil, err
 	}
 	for _, want := range all {
 		if got[want.field] != want.value {
-			return fmt.Errorf("%s is %q, not %q", want.field, got[want.field], want.value)
+			return nil, fmt.Errorf("%s is %q, not %q", want.field, got[want.field], want.value)
 		}
 	}
-	return nil
+	return got, nil
 }
 
 // readAgain reads a file of /proc that is open, from its beginning.

@@ -200,6 +200,11 @@ func (t *tracer) resume(tid int, ws unix.WaitStatus) error {
 		}
 	case unix.PTRACE_EVENT_EXEC:
 		delete(t.comms, tid)
+		// Of the thread that made the call, which goes on as the first one: no
+		// end of it is told under its own id (ptrace(2), "execve(2) under ptrace").
+		if former, err := unix.PtraceGetEventMsg(tid); err == nil {
+			delete(t.comms, int(former))
+		}
 		if t.began.IsZero() {
 			t.began = time.Now() // before it was purple-init's own
 		}
