@@ -34,7 +34,7 @@ type outcome struct {
 
 const (
 	connectWait = 1500 * time.Millisecond
-	answerWait  = 700 * time.Millisecond
+	answerWait  = 2500 * time.Millisecond // through pasta, in an emulated machine, 700 were not enough
 )
 
 func parseFlow(text string) (flow, error) {
