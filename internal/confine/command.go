@@ -119,6 +119,15 @@ func listenerFlags() uintptr {
 	return flags
 }
 
+// sharing is CLONE_VM where the process may share the memory of init, which has
+// the privileges of the whole sandbox. One that lets itself be traced may not.
+func (c *command) sharing() uintptr {
+	if c.traced || !canShare {
+		return 0
+	}
+	return unix.CLONE_VM
+}
+
 // run is the whole life of the process, up to the command's first instruction.
 //
 //go:nosplit

@@ -23,29 +23,58 @@ func beforeFork()
 func afterFork()
 
 // child is what runs in a fork. It has one thread and a Go runtime without its
-// others: it must not allocate, grow the stack, or wait for a goroutine. run, which
-// does not return, and all that it calls are therefore go:nosplit, and make raw
-// system calls with what was made before. Any other function that looks at the room
-// left on the stack as it is entered, and most do, crashes the fork: beforeFork sees
-// to that.
+// others: it must not allocate, grow the stack, store a pointer where the garbage
+// collector would hear of it, or wait for a goroutine. run, which does not return,
+// and all that it calls are therefore go:nosplit, and make raw system calls with
+// what was made before. Any other function that looks at the room left on the stack
+// as it is entered, and most do, crashes a fork that has memory of its own:
+// beforeFork sees to that.
 type child interface{ run() }
 
 // fork clones this process, with flags on top of a plain fork.
+//
+// With CLONE_VM the two share their memory, and the fork has a stack of its own in
+// it. Nothing is copied then, neither now nor page by page as init goes on, which
+// is a good part of a start. What the fork writes, init sees: it writes to its page
+// only. What refers to the memory of c, the garbage collector must see in init.
 func fork(flags uintptr, c child) (pid int, err error) {
 	_ = ensureStack(int(flags))
+	stack, err := stackOf(flags)
+	if err != nil {
+		return 0, err
+	}
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
 	beforeFork()
-	r, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno == 0 && r == 0 {
-		c.run()
-	}
+	r, errno := clone(flags|uintptr(unix.SIGCHLD), stack, c)
 	afterFork()
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(r), nil
 }
+
+// stackSize is far above what the linker grants a chain of go:nosplit functions.
+// No handler of a signal runs on it: they are blocked until there is none.
+const stackSize = 16 << 10
+
+// stackOf makes the stack of a fork that shares its memory, and gives its upper
+// end; 0: the fork has a copy of this one's.
+func stackOf(flags uintptr) (uintptr, error) {
+	if flags&unix.CLONE_VM == 0 {
+		return 0, nil
+	}
+	mem, err := unix.Mmap(-1, 0, stackSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_STACK)
+	if err != nil {
+		return 0, fmt.Errorf("cannot make a stack: %w", err)
+	}
+	return uintptr(unsafe.Pointer(&mem[0])) + stackSize, nil
+}
+
+// runChild is where a fork begins.
+//
+//go:nosplit
+func runChild(c child) { c.run() }
 
 // ensureStack makes room on the stack for what cannot ask for it: several times
 // of what the linker grants a chain of go:nosplit functions. The stack only

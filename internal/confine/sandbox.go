@@ -104,7 +104,7 @@ func (s *sandbox) spawnCommand() error {
 		return err
 	}
 	err = s.asCommandsUser(func() (err error) {
-		if s.cmd, err = fork(unix.CLONE_NEWUSER|unix.CLONE_FILES, s.command); err != nil {
+		if s.cmd, err = fork(unix.CLONE_NEWUSER|unix.CLONE_FILES|s.command.sharing(), s.command); err != nil {
 			return err
 		}
 		id := s.spec.Identity
