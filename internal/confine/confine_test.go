@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 var children = map[string]func([]string) int{
-	"forked": forkedChild, "write-only": writeOnlyChild, "signals": signalsChild,
+	"forked": forkedChild, "sharing": sharingChild, "write-only": writeOnlyChild, "signals": signalsChild,
 	"denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
 }
 
@@ -413,6 +415,57 @@ func forkedChild([]string) int {
 		other <- requireNoChild()
 	}()
 	fmt.Println("another thread's:", <-other)
+	return 0
+}
+
+// A fork that shares its memory has a stack of its own: its parent goes on using
+// the one that it was called on. A learning run's has memory of its own.
+func TestForkThatSharesMemory(t *testing.T) {
+	flags := map[string]uintptr{"0 of 100": 0}
+	if canShare {
+		flags["100 of 100"] = unix.CLONE_VM
+	}
+	for want, flags := range flags {
+		if got := inChild(t, "sharing", strconv.FormatUint(uint64(flags), 10)); got != want {
+			t.Errorf("flags %#x: %s", flags, got)
+		}
+	}
+	if c := (&command{traced: true}); c.sharing() != 0 {
+		t.Error("a process that may be traced shares the memory of init")
+	}
+}
+
+// marker is a fork that leaves a mark in its memory, then dies.
+type marker struct{ marks atomic.Uint32 }
+
+//go:nosplit
+func (m *marker) run() {
+	m.marks.Add(1)
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+func sharingChild(args []string) int {
+	runtime.LockOSThread()
+	flags, err := strconv.ParseUint(args[0], 10, 64)
+	if err != nil {
+		return 1
+	}
+	m := &marker{}
+	for range 100 {
+		pid, err := fork(uintptr(flags), m)
+		if err != nil {
+			return 1
+		}
+		runtime.GC() // meanwhile
+		var ws unix.WaitStatus
+		if _, err := unix.Wait4(pid, &ws, 0, nil); err != nil || ws != 0 {
+			fmt.Println(err, ws)
+			return 1
+		}
+	}
+	fmt.Printf("%d of 100", m.marks.Load())
 	return 0
 }
 
