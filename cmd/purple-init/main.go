@@ -16,7 +16,8 @@ import (
 )
 
 // The main goroutine keeps the main thread: the ids that init takes on while it
-// makes the command's user namespace are per thread.
+// makes the command's user namespace are per thread. The supervisor's has none of
+// its own, and each turn of another goroutine would be two switches of threads.
 func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -24,6 +25,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	switch {
 	case len(args) == 0:
+		runtime.UnlockOSThread()
 		return confine.Supervise()
 	case len(args) == 2 && args[0] == "init":
 		return confine.Init(args[1])
