@@ -347,6 +347,11 @@ func TestProcessesAreHidden(t *testing.T) {
 	if name := purple(t, "groups", "cat", "/proc/1/comm").mustSucceed(t).stdout; name != "purple-init\n" {
 		t.Errorf("init is called %q", name)
 	}
+	// No path of the host's is in what everybody may read.
+	args := strings.TrimRight(purple(t, "groups", "cat", "/proc/1/cmdline").mustSucceed(t).stdout, "\x00")
+	if args != "purple-init\x00init" && args != "purple-init\x00init\x00sealed" {
+		t.Errorf("init has the arguments %q", args)
+	}
 }
 
 // N1: loopback and nothing else.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/purple-sandbox/purple/internal/confine"
 )
@@ -27,8 +28,10 @@ func run(args []string) int {
 	case len(args) == 0:
 		runtime.UnlockOSThread()
 		return confine.Supervise()
-	case len(args) == 2 && args[0] == "init":
-		return confine.Init(args[1])
+	case slices.Equal(args, []string{"init"}):
+		return confine.Init(false)
+	case slices.Equal(args, []string{"init", "sealed"}):
+		return confine.Init(true)
 	case len(args) == 2 && args[0] == "trial":
 		return confine.Trial(args[1])
 	case len(args) == 2 && args[0] == "tried":

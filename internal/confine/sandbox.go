@@ -29,7 +29,8 @@ const (
 type sandbox struct {
 	spec *spec.Spec
 	conn *spec.Conn // to the supervisor
-	path string     // purple-init's, on the host
+
+	sealed bool // purple-init was executed from a read-only mount of its own
 
 	root       int // the new root, a tmpfs
 	sources    []source
@@ -45,10 +46,10 @@ type sandbox struct {
 	posture *posture // of it
 }
 
-// Init runs as the sandbox's PID 1; path is purple-init's on the host. It returns
-// the exit status.
-func Init(path string) int {
-	s := &sandbox{path: path, conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
+// Init runs as the sandbox's PID 1; sealed is told by sealSelf. It returns the exit
+// status.
+func Init(sealed bool) int {
+	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
 	unix.CloseOnExec(listenerFD)

@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,31 +43,39 @@ func (s *sandbox) mayWrite(file *unix.Stat_t) bool {
 
 // executeSelf returns only if it fails.
 func (s *sandbox) executeSelf() error {
-	if s.path == "" {
+	if s.sealed {
 		return errors.New("internal error: it was executed from a read-only mount, and the mount is not")
 	}
-	fd, err := openPath(unix.AT_FDCWD, s.path, unix.RESOLVE_NO_MAGICLINKS)
+	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
-		return fmt.Errorf("cannot open %q: %w", s.path, err)
+		return fmt.Errorf("cannot find it: %w", err)
+	}
+	fd, err := openPath(unix.AT_FDCWD, self, unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return fmt.Errorf("cannot open %q: %w", self, err)
 	}
 	defer unix.Close(fd)
 	if err := requireSelf(fd); err != nil {
-		return fmt.Errorf("%q: %w", s.path, err)
+		return fmt.Errorf("%q: %w", self, err)
 	}
 	mount, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("cannot copy the mount of %q: %w", s.path, err)
+		return fmt.Errorf("cannot copy the mount of %q: %w", self, err)
 	}
 	defer unix.Close(mount)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
 	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("cannot make the mount of %q read-only: %w", s.path, err)
+		return fmt.Errorf("cannot make the mount of %q read-only: %w", self, err)
 	}
 	if err := keepDescriptors(); err != nil {
 		return err
 	}
-	return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", mount), []string{"purple-init", "init", ""}, []string{oneProcessor})
+	return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", mount), initArgs("sealed"), []string{oneProcessor})
 }
+
+// initArgs are the arguments of a process that is init. The command can read them:
+// they say nothing of the host.
+func initArgs(more ...string) []string { return append([]string{"purple-init", "init"}, more...) }
 
 // keepDescriptors lets what the supervisor has given survive execve.
 func keepDescriptors() error {

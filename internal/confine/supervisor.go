@@ -247,10 +247,6 @@ func (s *supervisor) startInit() error {
 		return err
 	}
 	defer closeFiles(extra)
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("cannot find purple-init: %w", err)
-	}
 	conn, theirs, err := spec.Pair()
 	if err != nil {
 		return err
@@ -264,7 +260,7 @@ func (s *supervisor) startInit() error {
 	for _, f := range extra {
 		attr.Files = append(attr.Files, descriptor(f))
 	}
-	s.initPID, err = syscall.ForkExec("/proc/self/exe", []string{"purple-init", "init", self}, attr)
+	s.initPID, err = syscall.ForkExec("/proc/self/exe", initArgs(), attr)
 	theirs.Close()
 	if err != nil {
 		return fmt.Errorf("cannot clone its init: %w%s", err, s.cloneHint(err))
