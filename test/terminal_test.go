@@ -140,6 +140,12 @@ func TestSuspendOnATerminal(t *testing.T) {
 	s.expect(t, "ready")
 	s.typeIn(t, "\x1a")
 	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	// It must not have told purple-init to go on before it stopped itself.
+	time.Sleep(300 * time.Millisecond)
+	command, err := strconv.Atoi(strings.TrimSpace(sh(t, "pgrep -f '^python3 -c print'")))
+	if err != nil || state(t, command) != "T" {
+		t.Errorf("the command is in the state %q (%v)", state(t, command), err)
+	}
 	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -17,8 +17,7 @@ import (
 )
 
 // The main goroutine keeps the main thread: the ids that init takes on while it
-// makes the command's user namespace are per thread. The supervisor's has none of
-// its own, and each turn of another goroutine would be two switches of threads.
+// makes the command's user namespace are per thread.
 func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -26,7 +25,6 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	switch {
 	case len(args) == 0:
-		runtime.UnlockOSThread()
 		return confine.Supervise()
 	case slices.Equal(args, []string{"init"}):
 		return confine.Init(false)

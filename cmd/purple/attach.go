@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -198,8 +199,7 @@ func (at *attachment) suspend() error {
 		return nil
 	}
 	at.relay.restore()
-	// Not SIGTSTP, which a shell without job control would have ignored.
-	if err := unix.Kill(unix.Getpid(), unix.SIGSTOP); err != nil {
+	if err := stopHere(); err != nil {
 		return fmt.Errorf("cannot stop: %w", err)
 	}
 	if err := at.relay.raw(); err != nil {
@@ -209,4 +209,13 @@ func (at *attachment) suspend() error {
 	// It fails where the run has ended meanwhile, which the next messages tell.
 	_ = at.conn.Send(spec.Message{Kind: spec.Continue})
 	return nil
+}
+
+// stopHere stops this process, and returns when it has been continued. Sent to the
+// process, the signal could be another thread's, and this one would go on for a while.
+func stopHere() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// Not SIGTSTP, which a shell without job control would have ignored.
+	return unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }

@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -120,12 +121,20 @@ func listenerFlags() uintptr {
 }
 
 // sharing is CLONE_VM where the process may share the memory of init, which has
-// the privileges of the whole sandbox. One that lets itself be traced may not.
+// the privileges of the whole sandbox. One that lets itself be traced may not, nor
+// one that the kernel leaves traceable when it changes its ids.
 func (c *command) sharing() uintptr {
-	if c.traced || !canShare {
+	if !canShare || c.traced || leftDumpable() {
 		return 0
 	}
 	return unix.CLONE_VM
+}
+
+// leftDumpable tells whether a process stays dumpable that changes its ids: "an
+// insecure mode", says proc_sys_fs(5) of fs.suid_dumpable=1.
+func leftDumpable() bool {
+	text, ok := readKernelFile("/proc/sys/fs/suid_dumpable")
+	return !ok || strings.TrimSpace(text) == "1"
 }
 
 // run is the whole life of the process, up to the command's first instruction.

@@ -55,8 +55,9 @@ func fork(flags uintptr, c child) (pid int, err error) {
 }
 
 // stackSize is far above what the linker grants a chain of go:nosplit functions.
-// No handler of a signal runs on it: they are blocked until there is none.
-const stackSize = 16 << 10
+// No handler of a signal runs on it: they are blocked until there is none. Below it
+// are guardSize bytes that nobody may touch.
+const stackSize, guardSize = 16 << 10, 64 << 10
 
 // stackOf makes the stack of a fork that shares its memory, and gives its upper
 // end; 0: the fork has a copy of this one's.
@@ -64,11 +65,14 @@ func stackOf(flags uintptr) (uintptr, error) {
 	if flags&unix.CLONE_VM == 0 {
 		return 0, nil
 	}
-	mem, err := unix.Mmap(-1, 0, stackSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_STACK)
+	mem, err := unix.Mmap(-1, 0, guardSize+stackSize, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_STACK)
+	if err == nil {
+		err = unix.Mprotect(mem[guardSize:], unix.PROT_READ|unix.PROT_WRITE)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot make a stack: %w", err)
 	}
-	return uintptr(unsafe.Pointer(&mem[0])) + stackSize, nil
+	return uintptr(unsafe.Pointer(&mem[0])) + guardSize + stackSize, nil
 }
 
 // runChild is where a fork begins.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -58,8 +59,8 @@ type supervisor struct {
 	outOfMemory bool
 }
 
-// Supervise runs as the unit's main process; its standard input is the control
-// socket. It returns the exit status: the command's, so that systemctl shows it.
+// Supervise runs as the unit's main process, on its main thread; its standard input
+// is the control socket. It returns the exit status: the command's, so that systemctl shows it.
 func Supervise() int {
 	s := &supervisor{up: spec.NewConn(0)}
 	status, err := s.run()
@@ -75,6 +76,12 @@ func Supervise() int {
 func (s *supervisor) run() (int, error) {
 	if err := s.receiveSpec(); err != nil {
 		return 0, err
+	}
+	// No goroutine needs the main thread, which to keep costs two switches of threads
+	// at each turn of another. But init is the child of the thread that clones it, and
+	// of another one when that ends: not of the tracer's, which waits for all its own.
+	if !s.spec.Learning {
+		runtime.UnlockOSThread()
 	}
 	// Before anything is made.
 	if err := s.verifyUnit(); err != nil {
