@@ -81,8 +81,10 @@ func (s *screen) typeIn(t *testing.T, text string) {
 	}
 }
 
-// wait gives the exit status, after the last output.
+// wait gives the exit status, after the last output; -1 if it had to be killed.
 func (s *screen) wait() int {
+	timer := time.AfterFunc(limit, func() { _ = s.cmd.Process.Kill() })
+	defer timer.Stop()
 	_ = s.cmd.Wait()
 	<-s.done
 	return s.cmd.ProcessState.ExitCode()
