@@ -30,9 +30,8 @@ type sandbox struct {
 	spec *spec.Spec
 	conn *spec.Conn // to the supervisor
 
-	sealed bool // purple-init was executed from a read-only mount of its own
-
-	root       int // the new root, a tmpfs
+	sealed     bool // purple-init was executed from a read-only mount of its own
+	root       int  // the new root, a tmpfs
 	sources    []source
 	userns     int             // maps idmapped mounts; -1: not yet received
 	ownDevices map[uint64]bool // st_dev of every tmpfs that this run made

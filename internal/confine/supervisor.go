@@ -59,8 +59,9 @@ type supervisor struct {
 	outOfMemory bool
 }
 
-// Supervise runs as the unit's main process, on its main thread; its standard input
-// is the control socket. It returns the exit status: the command's, so that systemctl shows it.
+// Supervise runs as the unit's main process, on a thread that its goroutine keeps;
+// its standard input is the control socket. It returns the exit status: the
+// command's, so that systemctl shows it.
 func Supervise() int {
 	s := &supervisor{up: spec.NewConn(0)}
 	status, err := s.run()
