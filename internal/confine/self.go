@@ -46,26 +46,26 @@ func (s *sandbox) executeSelf() error {
 	if s.sealed {
 		return errors.New("internal error: it was executed from a read-only mount, and the mount is not")
 	}
-	self, err := os.Readlink("/proc/self/exe")
+	name, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("cannot find it: %w", err)
 	}
-	fd, err := openPath(unix.AT_FDCWD, self, unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := openPath(unix.AT_FDCWD, name, unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
-		return fmt.Errorf("cannot open %q: %w", self, err)
+		return fmt.Errorf("cannot open %q: %w", name, err)
 	}
 	defer unix.Close(fd)
 	if err := requireSelf(fd); err != nil {
-		return fmt.Errorf("%q: %w", self, err)
+		return fmt.Errorf("%q: %w", name, err)
 	}
 	mount, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("cannot copy the mount of %q: %w", self, err)
+		return fmt.Errorf("cannot copy the mount of %q: %w", name, err)
 	}
 	defer unix.Close(mount)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
 	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("cannot make the mount of %q read-only: %w", self, err)
+		return fmt.Errorf("cannot make the mount of %q read-only: %w", name, err)
 	}
 	if err := keepDescriptors(); err != nil {
 		return err

@@ -53,8 +53,9 @@ func openPeer(master int) (int, error) {
 func (s *sandbox) resume() {
 	s.suspended.Store(false) // before the command can stop again
 	if s.tty >= 0 {
-		// From the background, which would stop whoever heeds SIGTTOU. A failure leaves the command in the background, where it stops
-		// again at its next read: visible, and nothing is lost.
+		// From the background, which would stop whoever heeds SIGTTOU. A failure
+		// leaves the command there, where it stops again at its next read: visible,
+		// and nothing is lost.
 		_ = unix.IoctlSetPointerInt(s.tty, unix.TIOCSPGRP, s.cmd)
 	}
 	_ = unix.Kill(-s.cmd, unix.SIGCONT)
