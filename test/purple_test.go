@@ -219,6 +219,16 @@ func eventually(t *testing.T, what string, within time.Duration, check func() bo
 	t.Errorf("not within %v: %s", within, what)
 }
 
+// runningUnit is the unit of a profile's only run.
+func runningUnit(t *testing.T, profile string) string {
+	t.Helper()
+	units := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-"+profile+"-*'"))
+	if len(units) == 0 {
+		t.Fatalf("no run of %s is there", profile)
+	}
+	return units[0]
+}
+
 // noUnits: no unit of a profile is loaded any more.
 func noUnits(t *testing.T, profile string) {
 	t.Helper()

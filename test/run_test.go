@@ -268,7 +268,7 @@ func start(t *testing.T, script string) (*exec.Cmd, string) {
 		data, err := os.ReadFile(marker)
 		return err == nil && strings.Contains(string(data), "running")
 	})
-	return cmd, strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-plain-*'"))[0]
+	return cmd, runningUnit(t, "plain")
 }
 
 // Ctrl-C without a terminal of the command's own, SIGTERM, and the death of

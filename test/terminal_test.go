@@ -141,16 +141,14 @@ func TestSuspendOnATerminal(t *testing.T) {
 	s := newScreen(t, "python3", "-c", "print('ready', flush=True); print('read', input(), flush=True)")
 	s.expect(t, "ready")
 	s.typeIn(t, "\x1a")
-	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+	s.expectStopped(t)
 	// It must not have told purple-init to go on before it stopped itself.
 	time.Sleep(300 * time.Millisecond)
 	command, err := strconv.Atoi(strings.TrimSpace(sh(t, "pgrep -f '^python3 -c print'")))
 	if err != nil || state(t, command) != "T" {
 		t.Errorf("the command is in the state %q (%v)", state(t, command), err)
 	}
-	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	s.goOn(t)
 	eventually(t, "purple goes on", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) != "T" })
 	time.Sleep(300 * time.Millisecond)
 	s.typeIn(t, "again\r")
@@ -165,8 +163,8 @@ func TestSuspendOnATerminal(t *testing.T) {
 // how it has ended, to purple too once that goes on.
 func TestEndlessStopsOnATerminal(t *testing.T) {
 	s := newScreen(t, "sh", "-c", "(while :; do kill -STOP $$; kill -CONT $$; done) & sleep 1000")
-	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
-	unit := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-groups-*'"))[0]
+	s.expectStopped(t)
+	unit := runningUnit(t, "groups")
 	time.Sleep(4 * time.Second) // more stops than a socket holds messages
 	sh(t, "systemctl stop "+unit)
 	events := journalOf(t, unit)
@@ -176,9 +174,7 @@ func TestEndlessStopsOnATerminal(t *testing.T) {
 	if s := state(t, s.cmd.Process.Pid); s != "T" {
 		t.Errorf("purple is in the state %s", s)
 	}
-	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	s.goOn(t)
 	if status := s.wait(); status != 143 {
 		t.Errorf("status %d, %q", status, s.text())
 	}
@@ -189,12 +185,10 @@ func TestStopOfASuspendedCommand(t *testing.T) {
 	s := newScreen(t, "sh", "-c", "echo ready; exec sleep 1000")
 	s.expect(t, "ready")
 	s.typeIn(t, "\x1a")
-	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
-	unit := strings.Fields(sh(t, "systemctl list-units --plain --no-legend 'purple-groups-*'"))[0]
+	s.expectStopped(t)
+	unit := runningUnit(t, "groups")
 	sh(t, "systemctl stop "+unit)
-	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	s.goOn(t)
 	if status := s.wait(); status != 143 { // and not 137, after a grace
 		t.Errorf("status %d, %q", status, s.text())
 	}
@@ -219,6 +213,20 @@ while os.tcgetpgrp(0) == 1: signal.sigtimedwait([], 0.1)
 	}
 	sh(t, "systemctl stop "+unit[0])
 	s.wait() // the end was asked for
+}
+
+// expectStopped waits until purple is stopped.
+func (s *screen) expectStopped(t *testing.T) {
+	t.Helper()
+	eventually(t, "purple is stopped", time.Minute, func() bool { return state(t, s.cmd.Process.Pid) == "T" })
+}
+
+// goOn continues purple, as `fg` does.
+func (s *screen) goOn(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func state(t *testing.T, pid int) string {
