@@ -4,10 +4,10 @@
 Start: `true` under two profiles that differ in the network section only, in
 random order in each round; the figure is the median of the paired differences.
 
-Throughput: one TCP stream into a sink in a network namespace, from a sandbox
-through Purple's bridge, rules and masquerade, and from a bare namespace over a
-veth pair of its own, in alternating rounds; the figure is the median of the
-paired ratios. Runs where systemd is PID 1, as root, with bin/probe made.
+Throughput: one TCP stream of iperf3 to its server in a network namespace, from
+a sandbox through Purple's bridge, rules and masquerade, and from a bare
+namespace over a veth pair of its own, in alternating rounds; the figure is the
+median of the paired ratios. Runs where systemd is PID 1, as root.
 Usage: net.py [START-ROUNDS [THROUGHPUT-ROUNDS [SECONDS]]]
 """
 
@@ -22,35 +22,35 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BIN = os.path.normpath(os.path.join(HERE, "..", "..", "bin"))
-PURPLE, PROBE = os.path.join(BIN, "purple"), os.path.join(BIN, "probe")
+PURPLE = os.path.join(BIN, "purple")
 
 START_LIMIT_MS, THROUGHPUT_LIMIT = 10, 0.8
 
-# The sink's namespace is joined to the host, and to the bare client directly.
+# The server's namespace is joined to the host, and to the bare client directly.
 # The host's link is what the sandbox's traffic is masqueraded on.
-SINK, SINK_DIRECT = "198.51.100.10", "192.0.2.2"
+SERVER, SERVER_DIRECT = "198.51.100.10", "192.0.2.2"
 LAYOUT = f"""
 set -e
-ip netns add pb-sink
+ip netns add pb-server
 ip netns add pb-bare
-ip -n pb-sink link set lo up
-ip link add pb-wan0 type veth peer name eth0 netns pb-sink
+ip -n pb-server link set lo up
+ip link add pb-wan0 type veth peer name eth0 netns pb-server
 ip addr add 203.0.113.7/24 dev pb-wan0
 ip link set pb-wan0 up
-ip -n pb-sink addr add 203.0.113.1/24 dev eth0
-ip -n pb-sink link set eth0 up
-ip -n pb-sink addr add {SINK}/32 dev lo
-ip route add {SINK}/32 via 203.0.113.1
-ip -n pb-sink route add default via 203.0.113.7
+ip -n pb-server addr add 203.0.113.1/24 dev eth0
+ip -n pb-server link set eth0 up
+ip -n pb-server addr add {SERVER}/32 dev lo
+ip route add {SERVER}/32 via 203.0.113.1
+ip -n pb-server route add default via 203.0.113.7
 ip route show default | grep -q . || ip route add default via 203.0.113.1
-ip -n pb-bare link add eth0 type veth peer name eth1 netns pb-sink
+ip -n pb-bare link add eth0 type veth peer name eth1 netns pb-server
 ip -n pb-bare addr add 192.0.2.1/24 dev eth0
 ip -n pb-bare link set eth0 up
-ip -n pb-sink addr add {SINK_DIRECT}/24 dev eth1
-ip -n pb-sink link set eth1 up
+ip -n pb-server addr add {SERVER_DIRECT}/24 dev eth1
+ip -n pb-server link set eth1 up
 """
 DEMOLISH = """
-ip netns del pb-sink
+ip netns del pb-server
 ip netns del pb-bare
 ip link del pb-wan0 2>/dev/null
 true
@@ -89,41 +89,47 @@ def measure_starts(rounds):
     return times["bench.yaml"], times["bench-net.yaml"]
 
 
-def bare_pump(seconds):
-    return run(in_namespace("pb-bare", PROBE, "pump", f"{SINK_DIRECT}/5201", seconds))
+def iperf(server, seconds):
+    return ["iperf3", "--json", "--client", server, "--time", seconds]
 
 
-def sandbox_pump(seconds):
-    profile = os.path.join(HERE, "bench-pump.yaml")
-    return run([PURPLE, "run", "--profile", profile, "--", PROBE, "pump", f"{SINK}/5201", seconds], BIN)
+def bare_stream(seconds):
+    return run(in_namespace("pb-bare", *iperf(SERVER_DIRECT, seconds)))
+
+
+def sandbox_stream(seconds):
+    profile = os.path.join(HERE, "bench-iperf3.yaml")
+    return run([PURPLE, "run", "--profile", profile, "--", *iperf(SERVER, seconds)], BIN)
 
 
 def rate(answer):
+    """Bytes a second that reached the server."""
     try:
-        return json.loads(answer)["bytes_per_second"]
+        return json.loads(answer)["end"]["sum_received"]["bits_per_second"] / 8
     except (TypeError, ValueError, KeyError):
-        sys.exit(f"the probe says {answer!r}")
+        sys.exit(f"iperf3 says {answer!r}")
 
 
 def measure_throughput(rounds, seconds):
     """Bytes a second of each round: over the bare veth, and from a sandbox."""
     bare, sandbox = [], []
     for i in range(rounds):
-        turns = [(bare, bare_pump), (sandbox, sandbox_pump)]
-        for rates, pump in turns if i % 2 else reversed(turns):
-            rates.append(rate(pump(seconds)))
+        turns = [(bare, bare_stream), (sandbox, sandbox_stream)]
+        for rates, stream in turns if i % 2 else reversed(turns):
+            rates.append(rate(stream(seconds)))
     return bare, sandbox
 
 
-def start_sink():
-    with tempfile.NamedTemporaryFile(delete=False) as hits:
-        pass
-    sink = subprocess.Popen(in_namespace("pb-sink", PROBE, "serve", "sink", hits.name, "sink/*/5201"),
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    os.unlink(hits.name)
-    if sink.stdout.readline() != b"ready\n":
-        sys.exit("the sink does not start")
-    return sink
+def start_server():
+    """iperf3's server, which says in its log when it listens."""
+    with tempfile.NamedTemporaryFile("r") as log:
+        server = subprocess.Popen(in_namespace("pb-server", "iperf3", "--server", "--forceflush", "--logfile", log.name),
+                                  stdin=subprocess.DEVNULL)
+        while "listening" not in log.read():
+            if server.poll() is not None:
+                sys.exit(f"iperf3's server ends with {server.returncode}")
+            time.sleep(0.01)
+    return server
 
 
 def verdict(good):
@@ -149,16 +155,16 @@ def report_throughput(bare, sandbox):
 def main():
     arguments = sys.argv[1:] + ["40", "7", "1.5"][len(sys.argv) - 1:]
     start_rounds, throughput_rounds, seconds = int(arguments[0]), int(arguments[1]), arguments[2]
-    sink = None
+    server = None
     run(["bash", "-c", LAYOUT])
     try:
-        sink = start_sink()
+        server = start_server()
         good = report_starts(*measure_starts(start_rounds))
         good = report_throughput(*measure_throughput(throughput_rounds, seconds)) and good
     finally:
-        if sink is not None:
-            sink.stdin.close()
-            sink.wait()
+        if server is not None:
+            server.kill()
+            server.wait()
         subprocess.run(["bash", "-c", DEMOLISH], check=False)
     sys.exit(not good)
 
