@@ -39,21 +39,35 @@ func (r *Run) Wait(ctx context.Context) (End, error) {
 
 // subscribe asks for the signals of this unit, and tells whether it had ended
 // before the first of them. The bus and systemd keep the order of one
-// connection's messages: what changes after the answer is in a signal.
+// connection's messages: what changes after the answers is in a signal.
 func (r *Run) subscribe() (ended bool, err error) {
-	object := r.m.bus.Object(managerName, r.path)
 	calls := r.m.subscribe(r.changes())
-	asked := object.Go(propsIf+".GetAll", 0, make(chan *dbus.Call, 1), unitIf)
-	for _, call := range append(calls, asked) {
+	// Not all of a unit's properties: to write those takes PID 1 a millisecond, and
+	// the end of a short command waits for it.
+	asked := map[string]*dbus.Call{}
+	for _, name := range endProperties {
+		asked[name] = r.get(unitIf, name)
+		calls = append(calls, asked[name])
+	}
+	for _, call := range calls {
 		if err := (<-call.Done).Err; err != nil && !isAlreadySubscribed(err) {
 			return false, err
 		}
 	}
-	var now map[string]dbus.Variant
-	if err := asked.Store(&now); err != nil {
-		return false, err
+	now := map[string]dbus.Variant{}
+	for name, call := range asked {
+		var value dbus.Variant
+		if err := call.Store(&value); err != nil {
+			return false, err
+		}
+		now[name] = value
 	}
 	return hasEnded(now), nil
+}
+
+// get asks for a property.
+func (r *Run) get(iface, name string) *dbus.Call {
+	return r.m.bus.Object(managerName, r.path).Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), iface, name)
 }
 
 // isAlreadySubscribed: this connection has waited for an end before.
@@ -66,6 +80,11 @@ func isAlreadySubscribed(err error) bool {
 func (r *Run) changes() string {
 	return fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='PropertiesChanged'", managerName, r.path, propsIf)
 }
+
+// endProperties are what hasEnded looks at, in the order in which systemd is asked:
+// the state last. A unit that begins in between is then not taken for one that has
+// ended, as it would be by the state from before and the time from after.
+var endProperties = []string{"Job", "InactiveExitTimestampMonotonic", "ActiveState"}
 
 func isEnd(activeState string) bool { return activeState == "inactive" || activeState == "failed" }
 
