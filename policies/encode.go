@@ -121,9 +121,9 @@ func (p *Policy) Encode() ([]byte, error) {
 // MarshalJSON returns what Encode does, as one JSON object.
 func (p *Policy) MarshalJSON() ([]byte, error) { return json.Marshal(p.document()) }
 
-// digest is the SHA-256 of what the policy means: not its name, description,
+// makeDigest is the SHA-256 of what the policy means: not its name, description,
 // order or repetitions.
-func (p *Policy) digest() (string, error) {
+func (p *Policy) makeDigest() (string, error) {
 	doc := p.document()
 	doc.Name, doc.Description = "", ""
 	doc.normalize()

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // maxParents caps a chain of "extends".
@@ -43,8 +44,8 @@ func parse(name, file string, content []byte, find resolver) (*Policy, error) {
 		return nil, err
 	}
 	p.files = l.files
-	p.Digest, err = p.digest()
-	return p, err
+	p.digest = sync.OnceValues(p.makeDigest)
+	return p, nil
 }
 
 // loader follows one chain of "extends".

@@ -26,13 +26,15 @@ type Policy struct {
 	// to run, such as "unmount" for "umount2".
 	Warnings []Warning
 
-	// Digest is the SHA-256, in hex, of the canonical effective policy:
-	// two files that mean the same have the same digest.
-	Digest string
-
-	where map[string]Position
-	files []string
+	where  map[string]Position
+	files  []string
+	digest func() (string, error) // made when first asked for
 }
+
+// Digest is the SHA-256, in hex, of the canonical effective policy: two files
+// that mean the same have the same digest. Several goroutines may ask for it; who
+// has asked must not change the policy any more.
+func (p *Policy) Digest() (string, error) { return p.digest() }
 
 // Position is a place in a profile. The zero Position means that the value is
 // Purple's default and stands in no file.

@@ -85,7 +85,10 @@ func (b *builder) namespaces() error {
 
 // audit: what is recorded of the run. Without it the limits hold all the same.
 func (b *builder) audit() error {
-	b.plan.Spec.PolicyHash = b.p.Digest
+	var err error
+	if b.plan.Spec.PolicyHash, err = b.p.Digest(); err != nil {
+		return err
+	}
 	b.plan.Spec.ProfileFile = b.c.ProfileFile
 	b.plan.Spec.Limits = b.limitsInForce()
 	if !b.p.Audit.Enabled {

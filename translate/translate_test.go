@@ -499,7 +499,10 @@ func TestMountsAreOrderedAndOptionalOnesLeftOut(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
-	hash := parse(t, full).Digest
+	hash, err := parse(t, full).Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for text, want := range map[string]*spec.Audit{
 		"": {Resources: true},
 		"audit:\n  log_path: /var/log/x.log\n  detail_level: [network]\n": {LogPath: "/var/log/x.log"},

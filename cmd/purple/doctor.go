@@ -53,7 +53,7 @@ func (a *app) doctor(ctx context.Context, profile string) error {
 	if err != nil {
 		return err
 	}
-	facts, err := probe(d.kind, policy, translate.Command{Dir: "/"})
+	facts, err := completeFacts(d.probe(), policy, translate.Command{Dir: "/"})
 	if err != nil {
 		return err
 	}

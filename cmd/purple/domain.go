@@ -46,6 +46,11 @@ func (d domain) connect(ctx context.Context) (*units.Manager, error) {
 	return units.ConnectSystem(ctx)
 }
 
+// probe begins to examine the machine, and returns what waits for its facts.
+func (d domain) probe() func() (host.Facts, error) {
+	return meanwhile(func() (host.Facts, error) { return host.Probe(d.kind) })
+}
+
 // requireOwn refuses to change what only root may: the system manager would ask
 // polkit, which lets nobody but an administrator.
 func (d domain) requireOwn(what string) error {

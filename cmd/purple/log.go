@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/translate"
 	"golang.org/x/sys/unix"
 )
@@ -193,6 +194,18 @@ func syslogPriority(level slog.Level) int {
 	default:
 		return 7
 	}
+}
+
+// digestValue is a policy's digest for the log, made only where that is written.
+type digestValue struct{ policy *policies.Policy }
+
+// LogValue implements slog.LogValuer.
+func (d digestValue) LogValue() slog.Value {
+	digest, err := d.policy.Digest()
+	if err != nil {
+		return slog.AnyValue(err)
+	}
+	return slog.StringValue(digest)
 }
 
 // logPlan says what a plan has, but for the command.

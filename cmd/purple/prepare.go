@@ -78,6 +78,11 @@ func (p *prepared) program() (*seccomp.Program, error) {
 // prepare goes the road from the command line to the plan. It changes nothing
 // on the machine.
 func (a *app) prepare(req request) (*prepared, error) {
+	d, err := a.domain()
+	if err != nil {
+		return nil, err
+	}
+	machine := d.probe()
 	store, err := a.store()
 	if err != nil {
 		return nil, err
@@ -90,10 +95,11 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", policy.Digest)
+	a.log(logPolicies).Info("read the profile", "profile", policy.Name, "files", policy.Files(), "digest", digestValue{policy})
 	if err := req.learner.accept(policy); err != nil {
 		return nil, err
 	}
+	go func() { _, _ = policy.Digest() }() // translate asks for it, and hears of an error
 	filter := compileFilter(policy, req.learner)
 	command, err := a.command(req)
 	if err != nil {
@@ -111,11 +117,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
 		return nil, err
 	}
-	d, err := a.domain()
-	if err != nil {
-		return nil, err
-	}
-	facts, err := probe(d.kind, policy, command)
+	facts, err := completeFacts(machine, policy, command)
 	if err != nil {
 		return nil, err
 	}
@@ -131,17 +133,22 @@ func (a *app) prepare(req request) (*prepared, error) {
 	return &prepared{policy: policy, plan: plan, filter: filter, invoker: command.Invoker, netPath: command.NetPath, learner: req.learner}, nil
 }
 
-// probe examines what the plan depends on, of the network only where one is
-// asked for.
-func probe(manager host.ManagerKind, policy *policies.Policy, command translate.Command) (host.Facts, error) {
+// completeFacts are the facts of the machine and of what the policy names, of the
+// network only where one is asked for.
+func completeFacts(machine func() (host.Facts, error), policy *policies.Policy, command translate.Command) (host.Facts, error) {
 	network := func() (host.Network, error) { return host.Network{}, nil }
 	if !policy.Network.Isolated {
 		network = meanwhile(host.ProbeNetwork)
 	}
-	facts, err := host.Probe(manager, hostPaths(policy, command))
+	paths, err := host.ProbePaths(hostPaths(policy, command))
+	if err != nil {
+		return host.Facts{}, err
+	}
+	facts, err := machine()
 	if err != nil {
 		return facts, err
 	}
+	facts.Paths = paths
 	facts.Network, err = network()
 	return facts, err
 }

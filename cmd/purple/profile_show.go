@@ -70,8 +70,12 @@ func (a *app) showProfile(arg string) error {
 	if err != nil {
 		return err
 	}
+	digest, err := policy.Digest()
+	if err != nil {
+		return err
+	}
 	if a.json {
-		shown := shownProfile{policy.Files(), policy.Digest, []string{}, policy}
+		shown := shownProfile{policy.Files(), digest, []string{}, policy}
 		for _, w := range policy.Warnings {
 			shown.Warnings = append(shown.Warnings, w.String())
 		}
@@ -82,7 +86,7 @@ func (a *app) showProfile(arg string) error {
 		return err
 	}
 	a.warn(policy.Warnings)
-	fmt.Fprintf(a.stdout, "# from %s\n# digest %s\n%s", strings.Join(policy.Files(), ", which extends "), policy.Digest, text)
+	fmt.Fprintf(a.stdout, "# from %s\n# digest %s\n%s", strings.Join(policy.Files(), ", which extends "), digest, text)
 	return nil
 }
 

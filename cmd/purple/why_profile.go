@@ -37,14 +37,17 @@ func (a *app) profileOf(r *record) *runProfile {
 	if h := &r.history; h.Started != nil {
 		p.file = h.Started.ProfileFile
 	}
-	p.policy, p.err = a.loadAgain(p)
+	var digest string
+	if p.policy, p.err = a.loadAgain(p); p.err == nil {
+		digest, p.err = p.policy.Digest()
+	}
 	if p.err == nil {
 		p.rules, p.err = seccomp.Resolve(p.policy.Syscalls, seccomp.NativeArch)
 	}
 	switch {
 	case p.err != nil:
 		p.forget()
-	case p.policy.Digest == r.policyHash():
+	case digest == r.policyHash():
 		p.state = profileSame
 	default:
 		p.state = profileChanged

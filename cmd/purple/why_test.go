@@ -42,13 +42,17 @@ func whyStore(t *testing.T, content string) (*app, string) {
 	return &app{policyDirs: []policies.Dir{{Path: dir, Source: "user"}}}, file
 }
 
-func digestOf(t *testing.T, content string) string {
+func digestOf[T ~string | ~[]byte](t *testing.T, name string, content T) string {
 	t.Helper()
-	p, err := policies.Parse("web", "web.yaml", []byte(content))
+	p, err := policies.Parse(name, name+".yaml", []byte(content))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Digest
+	digest, err := p.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest
 }
 
 func deniedCallEvent(call, comm string, count uint64, registers ...uint64) journal.SyscallDenied {
@@ -126,7 +130,7 @@ func mustBeText(t *testing.T, got string, want ...string) {
 
 func TestWhyText(t *testing.T) {
 	a, file := whyStore(t, whyProfile)
-	hash := digestOf(t, whyProfile)
+	hash := digestOf(t, "web", whyProfile)
 	end := whyEnded
 	end.PolicyHash = hash
 	r := recordOf(t, append(whyEvents(hash, file), end)...)
@@ -155,12 +159,8 @@ func TestWhyTextOfARunThatGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := policies.Parse("offline", offline.File, offline.Content)
-	if err != nil {
-		t.Fatal(err)
-	}
 	a, _ := whyStore(t, "")
-	r := recordOf(t, journal.RunStarted{Run: whyRun, PolicyHash: policy.Digest})
+	r := recordOf(t, journal.RunStarted{Run: whyRun, PolicyHash: digestOf(t, "offline", offline.Content)})
 	r.unit, r.runs = "purple-offline-01234567.service", true
 	w := reportOf(t, a, r)
 	mustBeText(t, w.text(),
@@ -176,7 +176,7 @@ func TestWhyTextOfARunThatGoesOn(t *testing.T) {
 func TestWhyOfAChangedProfile(t *testing.T) {
 	changed := strings.NewReplacer("[443]", "[443, 8080]", `["@memlock", mincore]`, `[mincore]`).Replace(whyProfile)
 	a, file := whyStore(t, changed)
-	w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, whyProfile), file)...))
+	w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, "web", whyProfile), file)...))
 	if w.ProfileState != profileChanged || !strings.Contains(w.text(), "web.yaml): it has changed since the start of the run") {
 		t.Errorf("%s", w.text())
 	}
@@ -201,7 +201,7 @@ func TestWhyOfAChangedProfile(t *testing.T) {
 func TestWhyOfAProfileThatIsolatesNow(t *testing.T) {
 	isolated := strings.Replace(whyProfile, "  isolated: false\n  allow_outgoing: [443]\n", "  isolated: true\n", 1)
 	a, file := whyStore(t, isolated)
-	w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, whyProfile), file)...))
+	w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, "web", whyProfile), file)...))
 	if text := w.text(); !strings.Contains(text, "\nwhat would allow packets is not known: the profile isolates the network now\n") ||
 		!strings.Contains(text, "port 8080  -      not known\n") {
 		t.Errorf("%s", text)
@@ -213,7 +213,7 @@ func TestWhyOfAProfileThatIsolatesNow(t *testing.T) {
 func TestWhyWithoutAProfile(t *testing.T) {
 	for content, reason := range map[string]string{"": "no such file", "name: web\nsyscals: {}\n": `syscals: unknown key`} {
 		a, file := whyStore(t, content)
-		w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, whyProfile), file)...))
+		w := reportOf(t, a, recordOf(t, whyEvents(digestOf(t, "web", whyProfile), file)...))
 		if w.ProfileState != profileUnreadable || !strings.Contains(w.ProfileError, reason) {
 			t.Errorf("%s: %q", w.ProfileState, w.ProfileError)
 		}
@@ -257,7 +257,7 @@ func whyEndedBy(reason journal.Reason) journal.RunEnded {
 func TestWhyOfWhatWasNotRecorded(t *testing.T) {
 	quiet := whyProfile + "audit: {detail_level: [resource]}\n"
 	a, file := whyStore(t, quiet)
-	hash := digestOf(t, quiet)
+	hash := digestOf(t, "web", quiet)
 	end := whyEndedBy(journal.ReasonExited)
 	end.PolicyHash = hash
 	w := reportOf(t, a, recordOf(t, journal.RunStarted{Run: whyRun, PolicyHash: hash, ProfileFile: file}, end))
@@ -273,7 +273,7 @@ func TestWhyOfWhatWasNotRecorded(t *testing.T) {
 
 func TestWhyJSON(t *testing.T) {
 	a, file := whyStore(t, whyProfile)
-	hash := digestOf(t, whyProfile)
+	hash := digestOf(t, "web", whyProfile)
 	end := whyEnded
 	end.PolicyHash = hash
 	started := journal.RunStarted{Run: whyRun, PolicyHash: hash, ProfileFile: file, Command: "sh -c x"}

@@ -12,7 +12,7 @@ const (
 )
 
 // Facts are what translate needs to know of the machine. Fields are filled by
-// Probe; a test fills them by hand.
+// Probe, ProbePaths and ProbeNetwork; a test fills them by hand.
 type Facts struct {
 	Manager ManagerKind
 	Cgroup  CgroupLayout
@@ -32,7 +32,7 @@ type Facts struct {
 	// Paths tells, for each host path that the plan asked about, what is there.
 	Paths map[string]PathFact
 
-	// Network is filled by ProbeNetwork, for a plan with a filtered network only.
+	// Network is there for a plan with a filtered network only.
 	Network Network
 
 	PageSize int
@@ -48,7 +48,7 @@ const (
 	Hybrid  CgroupLayout = "hybrid"
 )
 
-// PathFact is what Probe found at one host path.
+// PathFact is what ProbePaths found at one host path.
 type PathFact struct {
 	Exists bool
 	IsDir  bool

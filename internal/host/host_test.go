@@ -55,12 +55,9 @@ func TestWholeDisk(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
-	facts, err := Probe(SystemManager, []string{"/", "/proc", "/no/such/path", "/etc/passwd"})
+	facts, err := Probe(SystemManager)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if !facts.Paths["/"].IsDir || facts.Paths["/no/such/path"].Exists || facts.Paths["/etc/passwd"].IsDir {
-		t.Errorf("%+v", facts.Paths)
 	}
 	if facts.Cgroup != Unified && facts.Cgroup != Hybrid {
 		t.Errorf("cgroup layout %q", facts.Cgroup)
@@ -105,17 +102,27 @@ func TestSubmounts(t *testing.T) {
 	}
 }
 
-// The kernel's own list: what is mounted below / has facts, and a path that is
-// no directory has nothing below it.
-func TestProbeSubmounts(t *testing.T) {
-	facts, err := Probe(SystemManager, []string{"/", "/etc/passwd"})
+func TestProbePaths(t *testing.T) {
+	facts, err := ProbePaths([]string{"/", "/proc", "/no/such/path", "/etc/passwd"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(facts.Paths["/"].Submounts, "/proc") || facts.Paths["/proc"].FSType != "proc" || facts.Paths["/proc"].Device != "" {
-		t.Errorf("%v, %+v", facts.Paths["/"].Submounts, facts.Paths["/proc"])
+	if !facts["/"].IsDir || facts["/no/such/path"].Exists || facts["/etc/passwd"].IsDir {
+		t.Errorf("%+v", facts)
 	}
-	if n := len(facts.Paths["/etc/passwd"].Submounts); n != 0 {
+}
+
+// The kernel's own list: what is mounted below / has facts, and a path that is
+// no directory has nothing below it.
+func TestProbeSubmounts(t *testing.T) {
+	facts, err := ProbePaths([]string{"/", "/etc/passwd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(facts["/"].Submounts, "/proc") || facts["/proc"].FSType != "proc" || facts["/proc"].Device != "" {
+		t.Errorf("%v, %+v", facts["/"].Submounts, facts["/proc"])
+	}
+	if n := len(facts["/etc/passwd"].Submounts); n != 0 {
 		t.Errorf("a file has %d submounts", n)
 	}
 }

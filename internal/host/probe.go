@@ -19,11 +19,11 @@ import (
 // namespaces are the names in /proc/PID/ns of all seven that are compared.
 var namespaces = []string{"mnt", "uts", "ipc", "net", "pid", "user", "cgroup"}
 
-// Probe examines the machine for units of the manager. paths are the host paths
-// whose facts are wanted. It starts no process and takes well under a millisecond.
-func Probe(manager ManagerKind, paths []string) (Facts, error) {
+// Probe examines the machine for units of the manager, but for Paths and Network.
+// It starts no process and takes well under a millisecond.
+func Probe(manager ManagerKind) (Facts, error) {
 	f := Facts{Manager: manager, PageSize: os.Getpagesize(), Arch: runtime.GOARCH}
-	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes, probePaths(paths)}
+	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes}
 	for _, step := range steps {
 		if err := step(&f); err != nil {
 			return Facts{}, err
@@ -177,21 +177,19 @@ var fsNames = map[int64]string{
 	unix.CGROUP_SUPER_MAGIC: "cgroup", unix.CGROUP2_SUPER_MAGIC: "cgroup2",
 }
 
-func probePaths(paths []string) func(*Facts) error {
-	return func(f *Facts) error {
-		data, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil {
-			return fmt.Errorf("cannot read the mounts: %w", err)
-		}
-		f.Paths = map[string]PathFact{}
-		all := pathProber{mounts: parseMounts(string(data)), facts: f.Paths, sysfs: "/sys", disks: map[string]string{}}
-		for _, p := range paths {
-			if err := all.probe(p); err != nil {
-				return err
-			}
-		}
-		return nil
+// ProbePaths examines host paths, and what is mounted below them.
+func ProbePaths(paths []string) (map[string]PathFact, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the mounts: %w", err)
 	}
+	all := pathProber{mounts: parseMounts(string(data)), facts: map[string]PathFact{}, sysfs: "/sys", disks: map[string]string{}}
+	for _, p := range paths {
+		if err := all.probe(p); err != nil {
+			return nil, err
+		}
+	}
+	return all.facts, nil
 }
 
 // pathProber collects the facts of many paths, most of them on few disks.
