@@ -7,7 +7,8 @@ random order in each round; the figure is the median of the paired differences.
 Throughput: one TCP stream of iperf3 to its server in a network namespace, from
 a sandbox through Purple's bridge, rules and masquerade, and from a bare
 namespace over a veth pair of its own, in alternating rounds; the figure is the
-median of the paired ratios. Runs where systemd is PID 1, as root.
+median of the paired ratios. Client and server have a processor each, or what is
+measured is where the scheduler puts them. Runs where systemd is PID 1, as root.
 Usage: net.py [START-ROUNDS [THROUGHPUT-ROUNDS [SECONDS]]]
 """
 
@@ -25,6 +26,8 @@ BIN = os.path.normpath(os.path.join(HERE, "..", "..", "bin"))
 PURPLE = os.path.join(BIN, "purple")
 
 START_LIMIT_MS, THROUGHPUT_LIMIT = 10, 0.8
+
+PROCESSORS = ["--affinity", ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))]
 
 # The server's namespace is joined to the host, and to the bare client directly.
 # The host's link is what the sandbox's traffic is masqueraded on.
@@ -90,7 +93,7 @@ def measure_starts(rounds):
 
 
 def iperf(server, seconds):
-    return ["iperf3", "--json", "--client", server, "--time", seconds]
+    return ["iperf3", "--json", "--client", server, "--time", seconds, *PROCESSORS]
 
 
 def bare_stream(seconds):
@@ -153,7 +156,7 @@ def report_throughput(bare, sandbox):
 
 
 def main():
-    arguments = sys.argv[1:] + ["40", "7", "1.5"][len(sys.argv) - 1:]
+    arguments = sys.argv[1:] + ["40", "15", "1.5"][len(sys.argv) - 1:]
     start_rounds, throughput_rounds, seconds = int(arguments[0]), int(arguments[1]), arguments[2]
     server = None
     run(["bash", "-c", LAYOUT])
