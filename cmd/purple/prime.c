@@ -10,17 +10,13 @@
 //
 // It is C because it is worth what it comes early: here, before the Go runtime and
 // the packages of this program are there, which takes 3 ms and more.
-//
-// Nor does the start wait for its own pages one after another, see map_program.
 
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 // starts_unit tells whether one of the arguments in front of the command to run
@@ -70,19 +66,6 @@ static void *move_to_own_group(void *unused) {
 	return NULL;
 }
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 // <asm-generic/mman-common.h>, since Linux 5.14
-#endif
-
-// map_program maps all of the program at once. A start uses some hundred pages of it
-// and would fault at each sixteenth, which on some virtual machines takes longer than
-// what is done with them. A kernel that cannot do it makes the start slower.
-static void map_program(void) {
-	extern const char __executable_start[], _edata[];
-	uintptr_t size = (uintptr_t)_edata - (uintptr_t)__executable_start;
-	(void)madvise((void *)__executable_start, size & ~(uintptr_t)4095, MADV_POPULATE_READ);
-}
-
 // share_heap keeps threads from heaps of their own, which libseccomp's compiler would
 // let grow page by page.
 static void share_heap(void) { mallopt(M_ARENA_MAX, 1); }
@@ -99,6 +82,5 @@ __attribute__((constructor)) static void prime(int argc, char **argv) {
 	if (pthread_create(&thread, NULL, move_to_own_group, NULL) == 0)
 		pthread_detach(thread);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	map_program();
 	share_heap();
 }
