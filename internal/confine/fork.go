@@ -209,14 +209,25 @@ func hasDied(pid int) bool {
 	return err != nil || info.Signo != 0
 }
 
+// filterInterval is how often init looks whether the filter is loaded, which takes
+// some hundred microseconds.
+const filterInterval = 20 * time.Microsecond
+
 // awaitFilter waits in init for the filter, or the end of the fork. It has to look:
-// with the filter the fork makes no call but execve, and wakes nobody.
+// with the filter the fork makes no call but execve, and wakes nobody. It sleeps
+// between the looks and does not just yield: who never sleeps stays on its
+// processor, and that may be the one on which the fork then spins.
 func (p *page) awaitFilter() error {
+	interval := unix.NsecToTimespec(int64(filterInterval))
+	// Or each sleep is 50 us longer. What init waits for later has no hurry.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set the timer slack: %w", err)
+	}
 	for p.state.Load() != filtered && !p.isOver() {
 		if p.state.Load() == failed {
 			return errStepFailed
 		}
-		syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&interval)), 0, 0)
 	}
 	return nil
 }
