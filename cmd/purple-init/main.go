@@ -1,7 +1,7 @@
 // Command purple-init is the inside of a Purple unit. purple starts it through
 // systemd; it is not meant to be called by hand.
 
-// The processor count is not worth reading the cgroup files at each start.
+// Or the runtime keeps open the files of the processor limit, which are the host's.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
