@@ -130,6 +130,15 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
+// The unit's timer slack is for purple-init: neither what the command has nor what it
+// can go back to.
+func TestTimerSlack(t *testing.T) {
+	const ask = "import ctypes; libc = ctypes.CDLL(None); print(libc.prctl(30), libc.prctl(29, 0), libc.prctl(30))" // PR_GET_TIMERSLACK, PR_SET_TIMERSLACK
+	if r := purple(t, "plain", "python3", "-c", ask).mustSucceed(t); strings.TrimSpace(r.stdout) != "50000 0 50000" {
+		t.Errorf("%q", r.stdout)
+	}
+}
+
 // A directory as standard input would lead out of the sandbox.
 func TestDirectoryOnStandardInputIsRefused(t *testing.T) {
 	dir := tempDir(t)

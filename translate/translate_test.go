@@ -230,7 +230,7 @@ func golden(t *testing.T, name string, got []byte) {
 // signatures are those of systemd's D-Bus interface
 // (org.freedesktop.systemd1(5)).
 var signatures = map[string]string{
-	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStart": "a(sasb)", "Environment": "as", "SyslogIdentifier": "s",
+	"Description": "s", "Slice": "s", "Type": "s", "NotifyAccess": "s", "ExecStart": "a(sasb)", "Environment": "as", "SyslogIdentifier": "s", "TimerSlackNSec": "t",
 	"SyslogLevelPrefix": "b", "KillMode": "s", "TimeoutStartUSec": "t", "TimeoutStopUSec": "t", "CollectMode": "s", "OOMPolicy": "s", "IgnoreSIGPIPE": "b",
 	"PrivateNetwork": "b", "CPUQuotaPerSecUSec": "t", "MemoryMax": "t", "MemorySwapMax": "t", "TasksMax": "t",
 	"IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "RuntimeMaxUSec": "t",

@@ -42,6 +42,17 @@ func (s *sandbox) offerToOOM() error {
 
 func (s *sandbox) setRlimits() error { return applyRlimits(s.spec.Rlimits) }
 
+// defaultTimerSlack is the kernel's, in nanoseconds (INIT_TASK in init/init_task.c).
+const defaultTimerSlack = 50_000
+
+// resetTimerSlack gives the command, which init is about to fork, the kernel's slack:
+// the unit's is meant for purple-init alone (TimerSlackNSec= in package translate).
+// What a thread has when it forks is also the default of the fork, which
+// PR_SET_TIMERSLACK(2const) goes back to.
+func (s *sandbox) resetTimerSlack() error {
+	return unix.Prctl(unix.PR_SET_TIMERSLACK, defaultTimerSlack, 0, 0, 0)
+}
+
 // setTasksLimit makes the policy's number of tasks exact. TasksMax= of the
 // unit counts Purple's own threads too. RLIMIT_NPROC counts per user and user
 // namespace (since Linux 5.14, kernel/ucount.c), and the namespace is the

@@ -55,6 +55,7 @@ var initSteps = []step[*sandbox]{
 	// Without its groups and above the limits, before the child inherits them.
 	{"drop the supplementary groups", (*sandbox).dropGroups},
 	{"set the resource limits", (*sandbox).setRlimits},
+	{"reset the timer slack", (*sandbox).resetTimerSlack},
 	// While /proc is still writable: the id maps are written through it.
 	// The fork does the steps below at the same time, then waits.
 	{"make the user namespace", (*sandbox).spawnCommand},
