@@ -33,7 +33,7 @@ type Policy struct {
 
 // Digest is the SHA-256, in hex, of the canonical effective policy: two files
 // that mean the same have the same digest. Several goroutines may ask for it; who
-// has asked must not change the policy any more.
+// has asked must not change the policy any more. A copy's is the original's.
 func (p *Policy) Digest() (string, error) { return p.digest() }
 
 // Position is a place in a profile. The zero Position means that the value is

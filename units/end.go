@@ -39,7 +39,7 @@ func (r *Run) Wait(ctx context.Context) (End, error) {
 
 // subscribe asks for the signals of this unit, and tells whether it had ended
 // before the first of them. The bus and systemd keep the order of one
-// connection's messages: what changes after the answers is in a signal.
+// connection's messages: what changes after the first answer is in a signal.
 func (r *Run) subscribe() (ended bool, err error) {
 	calls := r.m.subscribe(r.changes())
 	// Not all of a unit's properties: to write those takes PID 1 a millisecond, and

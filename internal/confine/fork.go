@@ -219,7 +219,7 @@ const filterInterval = 20 * time.Microsecond
 // processor, and that may be the one on which the fork then spins.
 func (p *page) awaitFilter() error {
 	interval := unix.NsecToTimespec(int64(filterInterval))
-	// Or each sleep is 50 us longer. What init waits for later has no hurry.
+	// Or each sleep is 50 us longer. It stays so: init sleeps no other time.
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot set the timer slack: %w", err)
 	}

@@ -42,11 +42,13 @@ func (s *sandbox) offerToOOM() error {
 
 func (s *sandbox) setRlimits() error { return applyRlimits(s.spec.Rlimits) }
 
-// defaultTimerSlack is the kernel's, in nanoseconds (INIT_TASK in init/init_task.c).
+// defaultTimerSlack is the kernel's, in nanoseconds (init_task in init/init_task.c).
+// What an administrator has given the manager (TimerSlackNSec= in
+// systemd-system.conf(5)), the command does not get.
 const defaultTimerSlack = 50_000
 
 // resetTimerSlack gives the command, which init is about to fork, the kernel's slack:
-// the unit's is meant for purple-init alone (TimerSlackNSec= in package translate).
+// the unit's is meant for Purple's own processes (TimerSlackNSec= in package translate).
 // What a thread has when it forks is also the default of the fork, which
 // PR_SET_TIMERSLACK(2const) goes back to.
 func (s *sandbox) resetTimerSlack() error {

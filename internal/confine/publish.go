@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -64,6 +65,9 @@ func tcpSocket(family int) (int, error) {
 //
 // The command sees every peer as its own loopback address.
 func publish(listeners []int, ports []uint16, inside socketMaker) {
+	if len(listeners) > 0 {
+		addProcessor()
+	}
 	for i, fd := range listeners {
 		listener, err := pollable(fd)
 		if err != nil {
@@ -73,6 +77,12 @@ func publish(listeners []int, ports []uint16, inside socketMaker) {
 		go serve(listener, ports[i], inside)
 	}
 }
+
+// addProcessor lets goroutines that pass data on run while the thread that answers
+// waits for the command's next call. It takes the one processor that the runtime has
+// (see oneProcessor) for each answer, and keeps it in the system call that it then
+// waits in until the runtime's monitor looks a second time.
+func addProcessor() { runtime.GOMAXPROCS(2) }
 
 // pollable makes a socket's descriptor a file whose calls wait without a thread.
 func pollable(fd int) (*os.File, error) {
