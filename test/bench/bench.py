@@ -131,7 +131,7 @@ def measure(rounds):
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     times = measure(rounds)
     bare = times["systemd-run --wait --pipe"]
     print(f"start to exit of `true`, {rounds} paired runs, milliseconds")
