@@ -18,7 +18,7 @@ USER_TESTS := ^TestUser|TestTables|TestMemoryLimit|TestTasksLimit|TestCPULimit|L
 
 # How often the race for the first packet is run there: 200 times take five minutes
 # each. Natively it is 200.
-VM_STARTS ?= 50
+VM_STARTS ?= 25
 
 .PHONY: help
 help: ## this list

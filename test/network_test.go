@@ -770,7 +770,7 @@ sleep 300`
 // --- many --------------------------------------------------------------------
 
 // starts is how many starts the race for the first packet gets: 200, and fewer
-// under emulation, where one takes seconds (the Makefile sets it for the VMs).
+// under emulation, where one takes seconds (VM_STARTS of the Makefile).
 func starts(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("PURPLE_TEST_STARTS")
