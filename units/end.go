@@ -46,7 +46,7 @@ func (r *Run) subscribe() (ended bool, err error) {
 	// the end of a short command waits for it.
 	asked := map[string]*dbus.Call{}
 	for _, name := range endProperties {
-		asked[name] = r.get(unitIf, name)
+		asked[name] = r.m.get(r.path, unitIf, name)
 		calls = append(calls, asked[name])
 	}
 	for _, call := range calls {
@@ -63,11 +63,6 @@ func (r *Run) subscribe() (ended bool, err error) {
 		now[name] = value
 	}
 	return hasEnded(now), nil
-}
-
-// get asks for a property.
-func (r *Run) get(iface, name string) *dbus.Call {
-	return r.m.bus.Object(managerName, r.path).Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), iface, name)
 }
 
 // isAlreadySubscribed: this connection has waited for an end before.
@@ -172,7 +167,7 @@ func (r *Run) readEnd() (End, error) {
 func (r *Run) activeTime() (uint64, error) {
 	var times [2]uint64
 	for i, name := range []string{"ActiveEnterTimestampMonotonic", "ActiveExitTimestampMonotonic"} {
-		if err := r.m.bus.Object(managerName, r.path).Call(propsIf+".Get", 0, unitIf, name).Store(&times[i]); err != nil {
+		if err := (<-r.m.get(r.path, unitIf, name).Done).Store(&times[i]); err != nil {
 			return 0, fmt.Errorf("cannot read %s of %s: %w", name, r.name, err)
 		}
 	}

@@ -78,9 +78,7 @@ func connect(ctx context.Context, socket, what, hint string) (*Manager, error) {
 		return nil, fmt.Errorf("%w on %s: %v", ErrNoManager, what, err)
 	}
 	bus.Signal(signals)
-	askVersion := func() *dbus.Call {
-		return m.manager().Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), managerIf, "Version")
-	}
+	askVersion := func() *dbus.Call { return m.get(managerPath, managerIf, "Version") }
 	asked := askVersion()
 	m.version = sync.OnceValues(func() (version string, err error) {
 		err = awaitAnswer(asked, askVersion).Store(&version)
@@ -142,6 +140,11 @@ func (m *Manager) Version() (string, error) {
 func (m *Manager) Close() error { return m.bus.Close() }
 
 func (m *Manager) manager() dbus.BusObject { return m.bus.Object(managerName, managerPath) }
+
+// get asks for a property and does not wait for the answer.
+func (m *Manager) get(path dbus.ObjectPath, iface, name string) *dbus.Call {
+	return m.bus.Object(managerName, path).Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), iface, name)
+}
 
 // Run is a unit that was started here.
 type Run struct {
@@ -244,9 +247,7 @@ func isUnitExists(err error) bool {
 var errNotActive = errors.New("a unit of this name exists and does not become active")
 
 func (m *Manager) requireActive(name string) error {
-	ask := func() *dbus.Call {
-		return m.bus.Object(managerName, unitPath(name)).Go(propsIf+".Get", 0, make(chan *dbus.Call, 1), unitIf, "ActiveState")
-	}
+	ask := func() *dbus.Call { return m.get(unitPath(name), unitIf, "ActiveState") }
 	var state string
 	if err := awaitAnswer(ask(), ask).Store(&state); err != nil {
 		return err
