@@ -250,6 +250,28 @@ func TestDetach(t *testing.T) {
 	noUnits(t, "plain")
 }
 
+// Each of root's runs has a uid of its own, and journald makes a file of 8 MB for each
+// uid that writes to it: what a detached command prints comes from the supervisor. It
+// reaches its streams by name, too, which is no denial.
+func TestDetachedOutputIsNotTheCommandsOwn(t *testing.T) {
+	unit := detach(t, "plain", "sh", "-c", "id -u; echo named >/dev/stdout; echo also >/dev/stderr")
+	lastEvent(t, unit)
+	lines := parseLines(t, sh(t, journalctlJSON+"_TRANSPORT=stdout -u "+unit))
+	var said []string
+	for _, l := range lines {
+		said = append(said, l.text("MESSAGE"))
+		if l.text("_UID") != fmt.Sprint(callerUID) {
+			t.Errorf("%q is of uid %s in the journal", l.text("MESSAGE"), l.text("_UID"))
+		}
+	}
+	if want := []string{fmt.Sprint(insideUID), "named", "also"}; !slices.Equal(said, want) {
+		t.Errorf("%q, want %q", said, want)
+	}
+	if denied := accessEvents(t, unit, "path-denied"); len(denied) != 0 {
+		t.Errorf("%v", denied)
+	}
+}
+
 // start starts purple and waits until the command runs.
 func start(t *testing.T, script string) (*exec.Cmd, string) {
 	t.Helper()

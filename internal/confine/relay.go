@@ -11,10 +11,12 @@ import (
 )
 
 // relayOutput takes the output of a detached command and passes it on to the unit's
-// own, which leads to the journal. journald looks up by the writer's pid which unit
-// of a user manager a line is of, and finds nothing for a process that has ended by
-// then: without this, a short run's last lines would be nobody's. (Of the system
-// manager it believes what that says of the stream.)
+// own, which leads to the journal: there it is this process's, and not the command's.
+// journald keeps a file of its own for each uid that is not of the system, made with
+// 8 MB (SplitMode= in journald.conf(5)): that would be one for each run, as each has
+// its own uid. And it looks up by the writer's pid which unit of a user manager a line
+// is of, and finds nothing for a process that has ended by then: a short run's last
+// lines would be nobody's.
 //
 // One pipe stands for both streams where they are one, so that lines stay in order.
 func (s *supervisor) relayOutput() error {
@@ -35,6 +37,10 @@ func (s *supervisor) relayOutput() error {
 			return fmt.Errorf("cannot relay the command's output: %w", err)
 		}
 		s.streams[fd] = ends[1]
+		// Or it could not open its own /dev/stdout.
+		if err := unix.Fchown(ends[1], int(s.spec.Identity.HostUID), int(s.spec.Identity.HostGID)); err != nil {
+			return fmt.Errorf("cannot relay the command's output: %w", err)
+		}
 		from, err := pollable(ends[0])
 		if err != nil {
 			return fmt.Errorf("cannot relay the command's output: %w", err)

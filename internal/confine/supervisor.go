@@ -239,11 +239,8 @@ func (s *supervisor) detachedStreams() error {
 	if err != nil {
 		return fmt.Errorf("cannot open \"/dev/null\": %w", err)
 	}
-	s.streams = [3]int{null, 1, 2}
-	if s.spec.UserManager {
-		return s.relayOutput()
-	}
-	return nil
+	s.streams[0] = null
+	return s.relayOutput()
 }
 
 // startInit clones the sandbox's PID 1 into the namespaces that the unit's

@@ -398,6 +398,12 @@ func (w *watcher) judge(full string, p syscalls.Path, flags int) (journal.Effect
 		case err != unix.ENOENT || effect == syscalls.Writes && (!flagsOfOpen || flags&unix.O_CREAT == 0):
 			return "", false
 		}
+		// A link that leads nowhere from here, as /dev/stderr does by way of /proc/self,
+		// may well lead somewhere for the process.
+		if link, err := w.lookUp(full, true); err == nil {
+			unix.Close(link)
+			return "", false
+		}
 	}
 	dir, err := w.lookUp(parent(full), false)
 	if err != nil {
