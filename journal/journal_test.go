@@ -193,7 +193,7 @@ func TestEncode(t *testing.T) {
 }
 
 // listener is a journal that only receives.
-func listener(t *testing.T) (*Writer, int) {
+func listener(t *testing.T, fields ...Field) (*Writer, int) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -204,7 +204,7 @@ func listener(t *testing.T) (*Writer, int) {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
-	w, err := open(path)
+	w, err := open(path, fields...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,11 +214,11 @@ func listener(t *testing.T) (*Writer, int) {
 
 func TestSend(t *testing.T) {
 	t.Setenv("INVOCATION_ID", "00112233445566778899aabbccddeeff")
-	w, fd := listener(t)
+	w, fd := listener(t, append(Invocation(), AboutUnit(summary.Unit, false))...)
 	if err := w.Send(summary); err != nil {
 		t.Fatal(err)
 	}
-	want, err := encode(append(Fields(summary), Field{"INVOCATION_ID", "00112233445566778899aabbccddeeff"}))
+	want, err := encode(append(Fields(summary), Field{"INVOCATION_ID", "00112233445566778899aabbccddeeff"}, Field{"OBJECT_SYSTEMD_UNIT", summary.Unit}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,9 +31,8 @@ func (k *kindTally) sum() uint64 {
 	return sum
 }
 
-// Add counts one event of a unit, which is best taken from _SYSTEMD_UNIT=. The
-// counts in the events are those since the start of the run: the last one of
-// what is counted apart counts.
+// Add counts one event of a unit. The counts in the events are those since the
+// start of the run: the last one of what is counted apart counts.
 func (t *Tally) Add(unit string, e Event) {
 	r := t.runs[unit]
 	if r == nil {

@@ -16,15 +16,16 @@ const patience = time.Second
 
 // Writer sends events to the journal. It may be used by several goroutines.
 type Writer struct {
-	fd         int
-	path       string
-	invocation string // the unit's invocation id, if there is one
+	fd     int
+	path   string
+	fields []Field // of each event
 }
 
-// Open makes a Writer. The journal need not run yet.
-func Open() (*Writer, error) { return open(socketPath) }
+// Open makes a Writer that writes fields with each event. The journal need not run
+// yet.
+func Open(fields ...Field) (*Writer, error) { return open(socketPath, fields...) }
 
-func open(path string) (*Writer, error) {
+func open(path string, fields ...Field) (*Writer, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a socket to the journal: %w", err)
@@ -34,31 +35,37 @@ func open(path string) (*Writer, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("cannot open a socket to the journal: %w", err)
 	}
-	return &Writer{fd: fd, path: path, invocation: os.Getenv("INVOCATION_ID")}, nil
+	return &Writer{fd: fd, path: path, fields: fields}, nil
 }
 
 // Close releases the socket.
 func (w *Writer) Close() error { return unix.Close(w.fd) }
 
+// AboutUnit is the field by which `journalctl -u`, or `journalctl --user -u`, finds an
+// event of a unit whose sender is no part of it, or is not known to be: journald looks
+// up a message's unit by the sender's pid when it gets to the message, and the sender
+// may have ended by then. It counts from root about a unit of the system manager, and
+// from a user about one of that user's.
+func AboutUnit(unit string, ofUser bool) Field {
+	if ofUser {
+		return Field{FieldUserUnit, unit}
+	}
+	return Field{FieldObjectUnit, unit}
+}
+
+// Invocation is the invocation of the unit that this process belongs to, which
+// journald would look up as well; empty: of none.
+func Invocation() []Field {
+	if id := os.Getenv("INVOCATION_ID"); id != "" {
+		return []Field{{fieldInvocationID, id}}
+	}
+	return nil
+}
+
 // Send writes one event. It waits for a journal that is behind, but not for
 // long: an error means that the event is not in the journal.
 func (w *Writer) Send(e Event) error {
-	fields := Fields(e)
-	if w.invocation != "" {
-		fields = append(fields, Field{fieldInvocationID, w.invocation})
-	}
-	return w.write(fields)
-}
-
-// SendAbout writes an event about a unit that the sender is no part of, into
-// FieldObjectUnit as root or FieldUserUnit as the unit's user: `journalctl -u`, or
-// `journalctl --user -u`, shows it.
-func (w *Writer) SendAbout(field, unit string, e Event) error {
-	return w.write(append(Fields(e), Field{field, unit}))
-}
-
-func (w *Writer) write(fields []Field) error {
-	entry, err := encode(fields)
+	entry, err := encode(append(Fields(e), w.fields...))
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -269,6 +270,35 @@ func TestDetachedOutputIsNotTheCommandsOwn(t *testing.T) {
 	}
 	if denied := accessEvents(t, unit, "path-denied"); len(denied) != 0 {
 		t.Errorf("%v", denied)
+	}
+}
+
+// journald looks at a message's sender when it gets to the message, and one that is
+// behind finds nobody: what a run prints and its events are found by the unit all the
+// same.
+func TestJournalThatIsBehind(t *testing.T) {
+	journald, err := strconv.Atoi(strings.TrimSpace(sh(t, "pgrep -x systemd-journal")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(journald, syscall.SIGCONT) })
+	for range 5 {
+		if err := syscall.Kill(journald, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Second, func() { _ = syscall.Kill(journald, syscall.SIGCONT) })
+		unit := detach(t, "plain", "sh", "-c", "echo one; echo two")
+		eventually(t, "the end of "+unit, time.Minute, func() bool { return !isLoaded(t, unit) })
+		if got := names(journalOf(t, unit)); got != "run-started run-ended" {
+			t.Errorf("the events of %s: %q", unit, got)
+		}
+		if got := sh(t, "journalctl --no-pager -o cat _TRANSPORT=stdout -u "+unit); got != "one\ntwo\n" {
+			t.Errorf("the output of %s: %q", unit, got)
+		}
+		got := call{args: []string{"logs", unit}}.run(t).mustSucceed(t).stdout
+		if strings.Count(got, " purple ") != 2 || strings.Count(got, " output ") != 2 {
+			t.Errorf("%s", got)
+		}
 	}
 }
 

@@ -68,7 +68,7 @@ func (d domain) unitField() string {
 	return "_SYSTEMD_UNIT"
 }
 
-// aboutField is where a manager, and purple, say which unit a message is about.
+// aboutField is where a manager says which unit a message is about.
 func (d domain) aboutField() string {
 	if d.isUser() {
 		return journal.FieldUserUnit
@@ -76,58 +76,62 @@ func (d domain) aboutField() string {
 	return "UNIT"
 }
 
-// from are the matches for what processes of a unit have sent. Users may have
+// from are the matches for what processes of units have sent. Users may have
 // units of the same name.
-func (d domain) from(unit string) []string {
-	if d.isUser() {
-		return []string{d.unitField() + "=" + unit, d.ofUser()}
-	}
-	return []string{d.unitField() + "=" + unit}
-}
-
-func (d domain) ofUser() string { return "_UID=" + strconv.Itoa(d.uid) }
-
-// unitMatches are the entries of a unit and those of the manager about it, by
-// what journald says of the sender.
-func (d domain) unitMatches(unit string) []string {
-	if d.isUser() {
-		// Of the manager, and of purple when the supervisor was killed.
-		return slices.Concat(d.from(unit), []string{"+", d.ofUser(), journal.FieldUserUnit + "=" + unit})
-	}
-	return slices.Concat(d.from(unit), []string{
-		"+", "_PID=1", "UNIT=" + unit,
-		"+", "_SYSTEMD_CGROUP=/init.scope", "UNIT=" + unit, // before it becomes the unit's first process
-		"+", "_UID=0", journal.FieldObjectUnit + "=" + unit, // of purple, when the supervisor was killed
-	})
-}
-
-// eventMatches are Purple's events of a unit, without the command's output.
-func (d domain) eventMatches(unit string) []string {
-	var ids []string
-	for _, id := range journal.IDs() {
-		ids = append(ids, "MESSAGE_ID="+id)
-	}
-	about := []string{"_UID=0", journal.FieldObjectUnit + "=" + unit}
-	if d.isUser() {
-		about = []string{d.ofUser(), journal.FieldUserUnit + "=" + unit}
-	}
-	return slices.Concat(ids, d.from(unit), []string{"+"}, ids, about)
-}
-
-// denialMatches asks by what journald says of the sender, which no sender can
-// choose.
-func (d domain) denialMatches(names []string) []string {
+func (d domain) from(units ...string) []string {
 	var matches []string
-	for _, id := range journal.DenialIDs() {
-		matches = append(matches, "MESSAGE_ID="+id)
-	}
-	for _, name := range names {
-		matches = append(matches, d.unitField()+"="+name)
+	for _, unit := range units {
+		matches = append(matches, d.unitField()+"="+unit)
 	}
 	if d.isUser() {
 		matches = append(matches, d.ofUser())
 	}
 	return matches
+}
+
+func (d domain) ofUser() string { return "_UID=" + strconv.Itoa(d.uid) }
+
+// about are the matches for what Purple has written about units: by them it is found
+// if journald does not know of which unit the writer was.
+func (d domain) about(units ...string) []string {
+	matches, field := []string{"_UID=0"}, journal.FieldObjectUnit
+	if d.isUser() {
+		matches, field = []string{d.ofUser()}, journal.FieldUserUnit
+	}
+	for _, unit := range units {
+		matches = append(matches, field+"="+unit)
+	}
+	return matches
+}
+
+// unitMatches are the entries of a unit and those of Purple and the manager about it,
+// by what journald says of the sender.
+func (d domain) unitMatches(unit string) []string {
+	matches := slices.Concat(d.from(unit), []string{"+"}, d.about(unit)) // for a user, of the manager too
+	if !d.isUser() {
+		matches = append(matches,
+			"+", "_PID=1", "UNIT="+unit,
+			"+", "_SYSTEMD_CGROUP=/init.scope", "UNIT="+unit) // before it becomes the unit's first process
+	}
+	return matches
+}
+
+// eventMatches are Purple's events of a unit, without the command's output.
+func (d domain) eventMatches(unit string) []string {
+	return d.eventsOf(journal.IDs(), unit)
+}
+
+// denialMatches are the events of denials of several units.
+func (d domain) denialMatches(units []string) []string {
+	return d.eventsOf(journal.DenialIDs(), units...)
+}
+
+func (d domain) eventsOf(ids []string, units ...string) []string {
+	var matches []string
+	for _, id := range ids {
+		matches = append(matches, "MESSAGE_ID="+id)
+	}
+	return slices.Concat(matches, d.from(units...), []string{"+"}, matches, d.about(units...))
 }
 
 // isOf tells whether a process of the unit has sent an entry.
@@ -138,11 +142,27 @@ func (d domain) isOf(e journal.Entry, unit string) bool {
 // isEventOf tells whether Purple has written an entry about a unit, from
 // outside of the sandbox.
 func (d domain) isEventOf(e journal.Entry, unit string) bool {
-	about := e["_UID"] == "0" && e[journal.FieldObjectUnit] == unit
-	if d.isUser() {
-		about = e["_UID"] == strconv.Itoa(d.uid) && e[journal.FieldUserUnit] == unit
+	return (d.isOf(e, unit) || d.aboutUnit(e) == unit) && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != ""
+}
+
+// eventUnit is the unit that an event is of.
+func (d domain) eventUnit(e journal.Entry) string {
+	if about := d.aboutUnit(e); about != "" {
+		return about
 	}
-	return (d.isOf(e, unit) || about) && e["_TRANSPORT"] == "journal" && e[journal.FieldEvent] != ""
+	return e[d.unitField()]
+}
+
+// aboutUnit is the unit that an entry is about, by the word of root or, for one of a
+// user manager, of its user; empty: it does not say, or somebody else does.
+func (d domain) aboutUnit(e journal.Entry) string {
+	switch {
+	case d.isUser() && e["_UID"] == strconv.Itoa(d.uid):
+		return e[journal.FieldUserUnit]
+	case !d.isUser() && e["_UID"] == "0":
+		return e[journal.FieldObjectUnit]
+	}
+	return ""
 }
 
 func (d domain) mayReadJournal() bool { return host.JournalReadable(d.kind, d.uid) }

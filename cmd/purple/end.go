@@ -180,17 +180,13 @@ func (at *attachment) recordKilled(end verdict) error {
 	if at.ended != nil || !at.started || at.plan.Spec.Audit == nil {
 		return nil
 	}
-	writer, err := journal.Open()
+	s := &at.plan.Spec
+	writer, err := journal.Open(journal.AboutUnit(s.Unit, s.UserManager))
 	if err != nil {
 		return err
 	}
 	defer writer.Close()
-	s := &at.plan.Spec
-	about := journal.FieldObjectUnit
-	if s.UserManager {
-		about = journal.FieldUserUnit
-	}
-	return writer.SendAbout(about, s.Unit, journal.RunEnded{
+	return writer.Send(journal.RunEnded{
 		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning},
 		PolicyHash: s.PolicyHash, Reason: end.reason, Status: uint8(end.status),
 	})

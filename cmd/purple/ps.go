@@ -115,7 +115,7 @@ func (d domain) countDenials(ctx context.Context, names []string) func() *journa
 		err := readJournal(ctx, func(e journal.Entry) error {
 			event, err := journal.FromFields(e)
 			if err == nil {
-				tally.Add(e[d.unitField()], event)
+				tally.Add(d.eventUnit(e), event)
 			}
 			return err
 		}, d.denialMatches(names)...)

@@ -27,7 +27,7 @@ func openAudit(s *spec.Spec, log int) (*audit, error) {
 	if s.Audit == nil {
 		return nil, nil
 	}
-	writer, err := journal.Open()
+	writer, err := journal.Open(append(journal.Invocation(), journal.AboutUnit(s.Unit, s.UserManager))...)
 	if err != nil {
 		return nil, err
 	}

@@ -14,9 +14,9 @@ import (
 // own, which leads to the journal: there it is this process's, and not the command's.
 // journald keeps a file of its own for each uid that is not of the system, made with
 // 8 MB (SplitMode= in journald.conf(5)): that would be one for each run, as each has
-// its own uid. And it looks up by the writer's pid which unit of a user manager a line
-// is of, and finds nothing for a process that has ended by then: a short run's last
-// lines would be nobody's.
+// its own uid. And it looks up by the writer's pid which unit a line is of, and may find
+// nothing for a process that has ended by then: a short run's last lines would be
+// nobody's, see awaitJournal.
 //
 // One pipe stands for both streams where they are one, so that lines stay in order.
 func (s *supervisor) relayOutput() error {
@@ -77,8 +77,26 @@ func (s *supervisor) awaitOutput() {
 	if s.output == nil {
 		return
 	}
+	deadline := time.Now().Add(grace)
 	select {
 	case <-s.output:
 	case <-time.After(grace):
+	}
+	awaitJournal(deadline)
+}
+
+// takenInterval is how often a journal that is behind is looked at.
+const takenInterval = time.Millisecond
+
+// awaitJournal waits until journald has what was written to the unit's own output: it
+// then looks up this process, which has to be there.
+func awaitJournal(deadline time.Time) {
+	for fd := 1; fd <= 2; fd++ {
+		for time.Now().Before(deadline) {
+			if waiting, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil || waiting == 0 {
+				break // or it is no socket
+			}
+			time.Sleep(takenInterval)
+		}
 	}
 }
