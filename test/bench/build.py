@@ -2,10 +2,16 @@
 """What the audit costs a command that is denied next to nothing: a build.
 
 A folder of C files is compiled, one gcc after the other, under Purple with and
-without its audit, and with one that has each open looked at, under strace(1), and in a plain unit with the same group of
-system calls allowed and the others logged. In each round every contender has
-its turn, in random order; the ratio is the median of the paired ratios to
-Purple without audit. Runs where systemd is PID 1, as root, with gcc there.
+without its audit. A build varies from one to the next by more than the audit
+costs: in each round both have two turns, in the order one, other, other, one,
+and the ratio is the median of the rounds'. How far that is to be trusted is said
+by the medians of rounds drawn from these at random, again and again (bootstrap).
+
+In every tenth round the others have a turn, too, to compare with: an audit that
+has each open looked at, no sandbox, strace(1), and a plain unit with the same
+group of system calls allowed and the others logged.
+
+Runs where systemd is PID 1, as root, with gcc there.
 Usage: build.py [ROUNDS [FILES]]
 """
 
@@ -21,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PURPLE = os.path.normpath(os.path.join(HERE, "..", "..", "bin", "purple"))
 
 RATIO_LIMIT = 1.03
+OTHERS_EVERY = 10  # rounds
 AUDITED, SILENT = "purple, audit on", "purple, audit off"
 BUILD = "for f in *.c; do gcc -O1 -c -o /tmp/$f.o $f || exit 1; done"
 
@@ -77,31 +84,55 @@ def once(command, cwd):
 
 
 def measure(rounds, files):
+    """The times of each contender, and for each round how often as long the audit took."""
     with tempfile.TemporaryDirectory(prefix="purple-bench.") as profiles, tempfile.TemporaryDirectory(prefix="purple-bench.") as sources:
         os.chmod(sources, 0o755)
         write_sources(sources, files)
-        entries = list(contenders(profiles).items())
-        times = {name: [] for name, _ in entries}
-        random.seed(0)
-        for i in range(-1, rounds):
-            random.shuffle(entries)
-            for name, command in entries:
-                took = once(command, sources)
-                if i >= 0:  # the first round warms the caches
-                    times[name].append(took)
-        return times
+        commands = contenders(profiles)
+        others = [name for name in commands if name not in (AUDITED, SILENT)]
+        times = {name: [] for name in commands}
+
+        def turn(name):
+            took = once(commands[name], sources)
+            times[name].append(took)
+            return took
+
+        once(commands[AUDITED], sources)  # warms the caches
+        ratios = []
+        for i in range(rounds):
+            outer, inner = random.sample((AUDITED, SILENT), 2)
+            took = {AUDITED: 0.0, SILENT: 0.0}
+            for name in (outer, inner, inner, outer):
+                took[name] += turn(name)
+            ratios.append(took[AUDITED] / took[SILENT])
+            if i % OTHERS_EVERY == 0:
+                for name in others:
+                    turn(name)
+        return times, ratios
+
+
+def interval(ratios):
+    """Within which 95 of 100 medians lie of as many rounds drawn from these."""
+    medians = sorted(statistics.median(random.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[50], medians[-51]
+
+
+def percent(ratio):
+    return f"{100 * (ratio - 1):+.1f}%"
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    files = int(sys.argv[2]) if len(sys.argv) > 2 else 30
-    times = measure(rounds, files)
-    ratios = {name: statistics.median(a / b for a, b in zip(took, times[SILENT])) for name, took in times.items()}
-    print(f"a build of {files} C files, {rounds} paired rounds, median seconds")
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    files = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    random.seed(0)
+    times, ratios = measure(rounds, files)
+    silent = statistics.median(times[SILENT])
+    print(f"a build of {files} C files, median seconds, {rounds} rounds of two turns each; of the others fewer turns")
     for name, took in times.items():
-        print(f"  {name:20}{statistics.median(took):8.2f}   {100 * ratios[name]:6.1f}%")
-    good = ratios[AUDITED] <= RATIO_LIMIT
-    print(f"  the audit's share: {100 * (ratios[AUDITED] - 1):.1f}% (at most {100 * (RATIO_LIMIT - 1):.0f}%)" + ("" if good else "   TOO MUCH"))
+        print(f"  {name:20}{statistics.median(took):8.3f}   {percent(statistics.median(took) / silent)}   {len(took)} turns")
+    share, (low, high) = statistics.median(ratios), interval(ratios)
+    good = share <= RATIO_LIMIT
+    print(f"  the audit's share: {percent(share)}, 95% of medians from {percent(low)} to {percent(high)} (at most {percent(RATIO_LIMIT)})" + ("" if good else "   TOO MUCH"))
     sys.exit(0 if good else 1)
 
 
