@@ -56,7 +56,8 @@ const (
 )
 
 const (
-	// The unit's SyslogIdentifier=, so that one filter finds both.
+	// Not the unit's SyslogIdentifier=, which stands in front of what a detached
+	// command prints: it must not look like an event.
 	identifier = "purple-init"
 	// Warning. journald limits the rate for each unit and group of priorities;
 	// the command's output is in another group, so it cannot use up the audit's.

@@ -264,6 +264,9 @@ func TestDetachedOutputIsNotTheCommandsOwn(t *testing.T) {
 		if l.text("_UID") != fmt.Sprint(callerUID) {
 			t.Errorf("%q is of uid %s in the journal", l.text("MESSAGE"), l.text("_UID"))
 		}
+		if l.text("SYSLOG_IDENTIFIER") != "purple-command" { // an event is purple-init's
+			t.Errorf("%q is of %s", l.text("MESSAGE"), l.text("SYSLOG_IDENTIFIER"))
+		}
 	}
 	if want := []string{fmt.Sprint(insideUID), "named", "also"}; !slices.Equal(said, want) {
 		t.Errorf("%q, want %q", said, want)

@@ -77,13 +77,16 @@ func (s *supervisor) awaitOutput() {
 	if s.output == nil {
 		return
 	}
-	deadline := time.Now().Add(grace)
+	deadline := time.Now().Add(outputWait)
 	select {
 	case <-s.output:
-	case <-time.After(grace):
+	case <-time.After(outputWait):
 	}
 	awaitJournal(deadline)
 }
+
+// outputWait is less than what the manager leaves this process after grace.
+const outputWait = 3 * time.Second
 
 // takenInterval is how often a journal that is behind is looked at.
 const takenInterval = time.Millisecond
