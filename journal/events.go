@@ -56,8 +56,8 @@ const (
 )
 
 const (
-	// Not the unit's SyslogIdentifier=, which stands in front of what a detached
-	// command prints: it must not look like an event.
+	// The unit's SyslogIdentifier=, so that one filter finds both the events and what
+	// else Purple has to say. The command's output has another one.
 	identifier = "purple-init"
 	// Warning. journald limits the rate for each unit and group of priorities;
 	// the command's output is in another group, so it cannot use up the audit's.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -278,6 +280,41 @@ func TestSendTellsOfFailure(t *testing.T) {
 	}
 	if !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a full queue: %v", err)
+	}
+	// It was waited for once: these would take five minutes.
+	for range 300 {
+		if err := w.Send(summary); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("a full queue: %v", err)
+		}
+	}
+}
+
+func TestOpenStream(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "stdout")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	fd, err := openStream(path, "purple-command", "purple-web-0123abcd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(fd, []byte("line\n")); err != nil {
+		t.Error(err)
+	}
+	unix.Close(fd)
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const want = "purple-command\npurple-web-0123abcd.service\n6\n0\n0\n0\n0\nline\n"
+	if got, err := io.ReadAll(conn); err != nil || string(got) != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	if _, err := openStream(path+"x", "purple-command", ""); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no journal: %v", err)
 	}
 }
 

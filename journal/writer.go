@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,8 @@ import (
 
 const socketPath = "/run/systemd/journal/socket"
 
-// patience bounds how long an event waits for a journal that is behind.
+// patience bounds how long an event waits for a journal that is behind. After one that
+// has waited in vain, none waits until one is taken.
 const patience = time.Second
 
 // Writer sends events to the journal. It may be used by several goroutines.
@@ -19,6 +21,7 @@ type Writer struct {
 	fd     int
 	path   string
 	fields []Field // of each event
+	behind atomic.Bool
 }
 
 // Open makes a Writer that writes fields with each event. The journal need not run
@@ -78,7 +81,12 @@ func (w *Writer) Send(e Event) error {
 // send addresses each datagram anew: the journal may have been restarted.
 func (w *Writer) send(entry []byte) error {
 	to := &unix.SockaddrUnix{Name: w.path}
-	err := retry(func() error { return unix.Sendto(w.fd, entry, unix.MSG_NOSIGNAL, to) })
+	flags := unix.MSG_NOSIGNAL
+	if w.behind.Load() {
+		flags |= unix.MSG_DONTWAIT
+	}
+	err := retry(func() error { return unix.Sendto(w.fd, entry, flags, to) })
+	w.behind.Store(errors.Is(err, unix.EAGAIN))
 	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
 		return w.sendFile(entry, to)
 	}

@@ -90,7 +90,7 @@ var rows = []row{
 		return []string{"GOMAXPROCS=1"}, []string{"GOMAXPROCS=1"}
 	}},
 	{name: "TimerSlackNSec", why: "purple-init wakes up less often; not the command's", value: fixed(timerSlackNSec)},
-	{name: "SyslogIdentifier", why: "of what a detached command prints; Purple's events are purple-init's", value: fixed("purple-command")},
+	{name: "SyslogIdentifier", why: "the same for every run", value: fixed("purple-init")},
 	{name: "SyslogLevelPrefix", why: "the command must not choose a priority", value: fixed(false)},
 	{name: "KillMode", why: "the supervisor passes SIGTERM on, SIGKILL goes to all", value: fixed("mixed")},
 	{name: "TimeoutStartUSec", file: "TimeoutStartSec", why: "many may start at once", value: usec(func(*builder) uint64 { return startTimeoutUSec })},

@@ -68,7 +68,8 @@ func (d domain) unitField() string {
 	return "_SYSTEMD_UNIT"
 }
 
-// aboutField is where a manager says which unit a message is about.
+// aboutField is where a manager, and under a user manager Purple too, says which unit
+// a message is about.
 func (d domain) aboutField() string {
 	if d.isUser() {
 		return journal.FieldUserUnit

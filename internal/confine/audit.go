@@ -93,7 +93,16 @@ func (a *audit) begin(e journal.RunStarted) error {
 // journal has not taken an event. No run is lost for it.
 func (a *audit) complain(err error) {
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
+		say("%v", err)
+	}
+}
+
+// say writes to the unit's own output, which leads to the journal. A journal that takes
+// nothing must not hold up the supervisor, nor one that is gone end it by SIGPIPE.
+func say(format string, args ...any) {
+	line := fmt.Appendf(nil, "purple: "+format+"\n", args...)
+	if _, err := unix.SendmsgN(2, line, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); errors.Is(err, unix.ENOTSOCK) {
+		_, _ = os.Stderr.Write(line) // the manager's DefaultStandardError=
 	}
 }
 

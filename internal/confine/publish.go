@@ -71,7 +71,7 @@ func publish(listeners []int, ports []uint16, inside socketMaker) {
 	for i, fd := range listeners {
 		listener, err := pollable(fd)
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "purple: cannot publish port %d: %v\n", ports[i], err)
+			say("cannot publish port %d: %v", ports[i], err)
 			continue
 		}
 		go serve(listener, ports[i], inside)
@@ -84,12 +84,13 @@ func publish(listeners []int, ports []uint16, inside socketMaker) {
 // waits in until the runtime's monitor looks a second time.
 func addProcessor() { runtime.GOMAXPROCS(2) }
 
-// pollable makes a socket's descriptor a file whose calls wait without a thread.
+// pollable makes a descriptor of a socket or pipe a file whose calls wait without a
+// thread.
 func pollable(fd int) (*os.File, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), "socket"), nil
+	return os.NewFile(uintptr(fd), fmt.Sprint("descriptor ", fd)), nil
 }
 
 func serve(listener *os.File, port uint16, inside socketMaker) {
@@ -98,7 +99,7 @@ func serve(listener *os.File, port uint16, inside socketMaker) {
 		slots <- struct{}{}
 		outside, err := accept(listener)
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "purple: cannot publish port %d any more: %v\n", port, err)
+			say("cannot publish port %d any more: %v", port, err)
 			return
 		}
 		go func() {

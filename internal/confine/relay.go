@@ -4,102 +4,105 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
+	"github.com/purple-sandbox/purple/journal"
 	"golang.org/x/sys/unix"
 )
 
-// relayOutput takes the output of a detached command and passes it on to the unit's
-// own, which leads to the journal: there it is this process's, and not the command's.
-// journald keeps a file of its own for each uid that is not of the system, made with
-// 8 MB (SplitMode= in journald.conf(5)): that would be one for each run, as each has
-// its own uid. And it looks up by the writer's pid which unit a line is of, and may find
-// nothing for a process that has ended by then: a short run's last lines would be
-// nobody's, see awaitJournal.
+// outputIdentifier stands in front of what a detached command prints, in the journal.
+// In front of an event and of what Purple itself has to say stands another one: the
+// command's words must not look like these.
+const outputIdentifier = "purple-command"
+
+// outputWait bounds how long the end of a run waits for its output to reach the
+// journal. It is less than what the manager leaves this process after grace.
+const outputWait = 2 * time.Second
+
+// output is what a detached command prints, on its way to the journal.
+type output struct {
+	fd     int // of the stream
+	stream *os.File
+	passed chan struct{} // closed when there is no more of it
+}
+
+// relayOutput takes the output of a detached command and passes it on to the journal:
+// there it is this process's, and not the command's. journald keeps a file of its own
+// for each uid that is not of the system, made with 8 MB (SplitMode= in
+// journald.conf(5)): that would be one for each run, as each of root's has its own uid.
+// And it may look up by the writer's pid which unit a line is of, and finds nothing for
+// a process that has ended by then: a short run's last lines would be nobody's.
 //
-// One pipe stands for both streams where they are one, so that lines stay in order.
+// One pipe stands for both streams, so that lines stay in order.
 func (s *supervisor) relayOutput() error {
-	same, err := isSameFile(1, 2)
+	fd, err := journal.OpenStream(outputIdentifier, s.spec.Unit)
 	if err != nil {
 		return err
 	}
-	var relaying sync.WaitGroup
-	for fd := 1; fd <= 2; fd++ {
-		if fd == 2 && same {
-			if s.streams[2], err = unix.FcntlInt(uintptr(s.streams[1]), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-				return fmt.Errorf("cannot relay the command's output: %w", err)
-			}
-			break
-		}
-		var ends [2]int
-		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-			return fmt.Errorf("cannot relay the command's output: %w", err)
-		}
-		s.streams[fd] = ends[1]
-		// Or it could not open its own /dev/stdout.
-		if err := unix.Fchown(ends[1], int(s.spec.Identity.HostUID), int(s.spec.Identity.HostGID)); err != nil {
-			return fmt.Errorf("cannot relay the command's output: %w", err)
-		}
-		from, err := pollable(ends[0])
-		if err != nil {
-			return fmt.Errorf("cannot relay the command's output: %w", err)
-		}
-		to := [3]*os.File{1: os.Stdout, 2: os.Stderr}[fd]
-		relaying.Go(func() {
-			_, _ = io.Copy(to, from) // without a journal there is nobody to tell
-			from.Close()
-		})
+	stream, err := pollable(fd)
+	if err != nil {
+		return cannotRelay(err)
 	}
-	s.output = make(chan struct{})
-	go func() {
-		relaying.Wait()
-		close(s.output)
-	}()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return cannotRelay(err)
+	}
+	// Or the command could not open its own /dev/stdout.
+	if err := unix.Fchown(ends[1], int(s.spec.Identity.HostUID), int(s.spec.Identity.HostGID)); err != nil {
+		return cannotRelay(err)
+	}
+	from, err := pollable(ends[0])
+	if err != nil {
+		return cannotRelay(err)
+	}
+	s.streams[1] = ends[1]
+	if s.streams[2], err = unix.FcntlInt(uintptr(ends[1]), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+		return cannotRelay(err)
+	}
+	s.output = &output{fd: fd, stream: stream, passed: make(chan struct{})}
+	addProcessor()
+	go s.output.pass(from)
 	return nil
 }
 
-func isSameFile(x, y int) (bool, error) {
-	var a, b unix.Stat_t
-	if err := unix.Fstat(x, &a); err != nil {
-		return false, fmt.Errorf("cannot examine descriptor %d: %w", x, err)
+func cannotRelay(err error) error { return fmt.Errorf("cannot relay the command's output: %w", err) }
+
+// pass passes all on. Where the journal is gone for good there is nobody to tell, and
+// the command must not be stopped by a pipe that is full.
+func (o *output) pass(from *os.File) {
+	defer close(o.passed)
+	defer from.Close()
+	if _, err := io.Copy(o.stream, from); err != nil {
+		_, _ = io.Copy(io.Discard, from)
 	}
-	if err := unix.Fstat(y, &b); err != nil {
-		return false, fmt.Errorf("cannot examine descriptor %d: %w", y, err)
-	}
-	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }
 
-// awaitOutput waits until everything has been passed on. Every process of the sandbox
-// is gone, so that nothing can come any more; a journal that takes nothing is not
-// waited for long.
+// awaitOutput waits until the journal has everything. Every process of the sandbox is
+// gone, so that nothing can come any more, unless the command has given its end of the
+// pipe to a process outside; and a journal that takes nothing is not waited for long.
 func (s *supervisor) awaitOutput() {
 	if s.output == nil {
 		return
 	}
 	deadline := time.Now().Add(outputWait)
 	select {
-	case <-s.output:
+	case <-s.output.passed:
+		awaitJournal(s.output.fd, deadline)
 	case <-time.After(outputWait):
 	}
-	awaitJournal(deadline)
 }
-
-// outputWait is less than what the manager leaves this process after grace.
-const outputWait = 3 * time.Second
 
 // takenInterval is how often a journal that is behind is looked at.
 const takenInterval = time.Millisecond
 
-// awaitJournal waits until journald has what was written to the unit's own output: it
-// then looks up this process, which has to be there.
-func awaitJournal(deadline time.Time) {
-	for fd := 1; fd <= 2; fd++ {
-		for time.Now().Before(deadline) {
-			if waiting, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil || waiting == 0 {
-				break // or it is no socket
-			}
-			time.Sleep(takenInterval)
+// awaitJournal waits until journald has received what was written: it then looks up
+// this process, which has to be there.
+func awaitJournal(fd int, deadline time.Time) {
+	for time.Now().Before(deadline) {
+		waiting, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ) // of unix sockets: unix_ioctl() in net/unix/af_unix.c
+		if err != nil || waiting == 0 {
+			return
 		}
+		time.Sleep(takenInterval)
 	}
 }

@@ -41,7 +41,7 @@ type supervisor struct {
 	sockets   *insideSockets // nil: this process is in the sandbox's network namespace
 	uplink    *pasta         // nil: the manager or purple has made the network
 
-	output chan struct{} // closed when all of a relayed output has gone on; nil: it is not relayed
+	output *output // of a detached command; nil: the caller has it
 
 	audit    *audit       // nil: nothing is recorded
 	denied   *denials     // nil: denied connections are not
@@ -66,7 +66,7 @@ func Supervise() int {
 	s := &supervisor{up: spec.NewConn(0)}
 	status, err := s.run()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "purple: %v\n", err)
+		say("%v", err)
 		report(s.up, err)
 		s.failed(err)
 		return spec.StatusRefused

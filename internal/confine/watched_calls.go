@@ -398,12 +398,6 @@ func (w *watcher) judge(full string, p syscalls.Path, flags int) (journal.Effect
 		case err != unix.ENOENT || effect == syscalls.Writes && (!flagsOfOpen || flags&unix.O_CREAT == 0):
 			return "", false
 		}
-		// A link that leads nowhere from here, as /dev/stderr does by way of /proc/self,
-		// may well lead somewhere for the process.
-		if link, err := w.lookUp(full, true); err == nil {
-			unix.Close(link)
-			return "", false
-		}
 	}
 	dir, err := w.lookUp(parent(full), false)
 	if err != nil {
@@ -413,7 +407,20 @@ func (w *watcher) judge(full string, p syscalls.Path, flags int) (journal.Effect
 	if effect == syscalls.Removes {
 		return journal.EffectRemove, isRefused(dir)
 	}
-	return journal.EffectCreate, isRefused(dir)
+	return journal.EffectCreate, isRefused(dir) && !w.isLinkIntoProc(full)
+}
+
+// isLinkIntoProc: it is a link that leads nowhere from here, but may well do for the
+// process, as /dev/stderr to /proc/self/fd/2.
+func (w *watcher) isLinkIntoProc(full string) bool {
+	fd, err := w.lookUp(full, true)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	text := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", text)
+	return err == nil && strings.HasPrefix(string(text[:n]), "/proc/")
 }
 
 func (w *watcher) lookUp(name string, noFollow bool) (int, error) {
