@@ -44,8 +44,10 @@ const (
 	fieldMessage      = "MESSAGE"
 	fieldMessageID    = "MESSAGE_ID"
 	fieldPriority     = "PRIORITY"
-	fieldIdentifier   = "SYSLOG_IDENTIFIER"
 	fieldInvocationID = "INVOCATION_ID"
+
+	// FieldIdentifier is what stands in front of an entry in journalctl's output.
+	FieldIdentifier = "SYSLOG_IDENTIFIER"
 
 	// FieldObjectUnit is the unit that a message is about, where its sender is
 	// of another.
@@ -56,9 +58,13 @@ const (
 )
 
 const (
-	// The unit's SyslogIdentifier=, so that one filter finds both the events and what
-	// else Purple has to say. The command's output has another one.
-	identifier = "purple-init"
+	// Identifier stands in front of events, and of what else Purple has to say: it is
+	// the unit's SyslogIdentifier=, too.
+	Identifier = "purple-init"
+	// OutputIdentifier stands in front of what a detached command prints: its words must
+	// not look like Purple's.
+	OutputIdentifier = "purple-command"
+
 	// Warning. journald limits the rate for each unit and group of priorities;
 	// the command's output is in another group, so it cannot use up the audit's.
 	priority = "4"
@@ -203,7 +209,7 @@ func Fields(e Event) []Field {
 		{fieldMessage, Message(e)},
 		{fieldMessageID, e.id()},
 		{fieldPriority, priority},
-		{fieldIdentifier, identifier},
+		{FieldIdentifier, Identifier},
 		{FieldEvent, e.name()},
 	}, e.own()...)
 }

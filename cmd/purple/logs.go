@@ -170,6 +170,8 @@ func (f *foundRun) newLine(e journal.Entry) (loggedLine, error) {
 		line.Source, line.Event = "purple", journal.Escape(e[journal.FieldEvent])
 	case !f.isOf(e, f.unit):
 		line.Source = "systemd"
+	case e[journal.FieldIdentifier] == journal.Identifier:
+		line.Source = "purple" // on the unit's own output, which the command has not got
 	}
 	return line, nil
 }

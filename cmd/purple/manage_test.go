@@ -206,6 +206,8 @@ func TestLoggedLine(t *testing.T) {
 		`output a\x1b[2J	b`: {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "stdout", "MESSAGE": "a\x1b[2J\tb"},
 		`output \x9b\x0ax`:  {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "stdout", "MESSAGE": "\x9b\nx", "PURPLE_EVENT": "no"},
 		`output <0>panic`:   {"_SYSTEMD_UNIT": web1, "MESSAGE": "<0>panic"},
+		`purple purple: no`: {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "stdout", "SYSLOG_IDENTIFIER": "purple-init", "MESSAGE": "purple: no"},
+		`output purple: x`:  {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "stdout", "SYSLOG_IDENTIFIER": "purple-command", "MESSAGE": "purple: x"},
 		`purple Denied`:     {"_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "connection-denied", "MESSAGE": "Denied"},
 		`systemd Started`:   {"_SYSTEMD_UNIT": "init.scope", "_TRANSPORT": "journal", "PURPLE_EVENT": "x", "MESSAGE": "Started"},
 		`purple Killed`:     {"_SYSTEMD_UNIT": "session-1.scope", "_UID": "0", "OBJECT_SYSTEMD_UNIT": web1, "_TRANSPORT": "journal", "PURPLE_EVENT": "run-ended", "MESSAGE": "Killed"},
@@ -216,7 +218,7 @@ func TestLoggedLine(t *testing.T) {
 		if err != nil || line.Source+" "+line.Message != want || line.Time.UnixMicro() != 1700000000000001 {
 			t.Errorf("%+v, %v; want %s", line, err, want)
 		}
-		if (line.Event != "") != (line.Source == "purple") {
+		if line.Event != "" && line.Source != "purple" || line.Event == "" && e["_TRANSPORT"] == "journal" && line.Source == "purple" {
 			t.Errorf("event %q of %s", line.Event, line.Source)
 		}
 	}

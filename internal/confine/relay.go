@@ -10,11 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outputIdentifier stands in front of what a detached command prints, in the journal.
-// In front of an event and of what Purple itself has to say stands another one: the
-// command's words must not look like these.
-const outputIdentifier = "purple-command"
-
 // outputWait bounds how long the end of a run waits for its output to reach the
 // journal. It is less than what the manager leaves this process after grace.
 const outputWait = 2 * time.Second
@@ -35,7 +30,7 @@ type output struct {
 //
 // One pipe stands for both streams, so that lines stay in order.
 func (s *supervisor) relayOutput() error {
-	fd, err := journal.OpenStream(outputIdentifier, s.spec.Unit)
+	fd, err := journal.OpenStream(journal.OutputIdentifier, s.spec.Unit)
 	if err != nil {
 		return err
 	}
