@@ -67,9 +67,40 @@ func cannotRelay(err error) error { return fmt.Errorf("cannot relay the command'
 func (o *output) pass(from *os.File) {
 	defer close(o.passed)
 	defer from.Close()
-	if _, err := io.Copy(o.stream, from); err != nil {
+	if _, err := io.Copy(o.stream, newPaced(from)); err != nil {
 		_, _ = io.Copy(io.Discard, from)
 	}
+}
+
+// A command that prints without end has journald throw away the oldest entries, events
+// among them: journald counts lines, not bytes. So in the long run no more than
+// outputRate bytes a second are passed on, and who prints faster waits. What a pipe
+// holds at the most, 1 MiB (pipe(7)), is passed on within outputWait.
+const outputRate, outputBurst = 1 << 20, 16 << 20
+
+// paced reads outputBurst bytes at any speed, and more at outputRate.
+type paced struct {
+	from  io.Reader
+	left  int64 // of the burst; negative: it was exceeded
+	at    time.Time
+	now   func() time.Time
+	sleep func(time.Duration)
+}
+
+func newPaced(from io.Reader) *paced {
+	return &paced{from: from, left: outputBurst, at: time.Now(), now: time.Now, sleep: time.Sleep}
+}
+
+// Read implements io.Reader.
+func (p *paced) Read(b []byte) (int, error) {
+	n, err := p.from.Read(b)
+	now := p.now()
+	p.left = min(outputBurst, p.left+int64(now.Sub(p.at).Seconds()*outputRate)) - int64(n)
+	p.at = now
+	if p.left < 0 {
+		p.sleep(time.Duration(-p.left) * time.Second / outputRate)
+	}
+	return n, err
 }
 
 // awaitOutput waits until the journal has everything. Every process of the sandbox is
