@@ -281,10 +281,14 @@ func TestSendTellsOfFailure(t *testing.T) {
 	if !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a full queue: %v", err)
 	}
-	// It was waited for once: these would take five minutes.
+	// It was waited for once: these would take five minutes each.
+	long := summary
+	long.Profile = strings.Repeat("x", 1<<20) // goes as a file
 	for range 300 {
-		if err := w.Send(summary); !errors.Is(err, unix.EAGAIN) {
-			t.Errorf("a full queue: %v", err)
+		for _, e := range []Event{summary, long} {
+			if err := w.Send(e); !errors.Is(err, unix.EAGAIN) {
+				t.Errorf("a full queue: %v", err)
+			}
 		}
 	}
 }

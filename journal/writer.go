@@ -49,11 +49,14 @@ func (w *Writer) Close() error { return unix.Close(w.fd) }
 // up a message's unit by the sender's pid when it gets to the message, and the sender
 // may have ended by then. It counts from root about a unit of the system manager, and
 // from a user about one of that user's.
-func AboutUnit(unit string, ofUser bool) Field {
+func AboutUnit(unit string, ofUser bool) Field { return Field{AboutField(ofUser), unit} }
+
+// AboutField is the name of that field.
+func AboutField(ofUser bool) string {
 	if ofUser {
-		return Field{FieldUserUnit, unit}
+		return FieldUserUnit
 	}
-	return Field{FieldObjectUnit, unit}
+	return FieldObjectUnit
 }
 
 // Invocation is the invocation of the unit that this process belongs to, which
@@ -80,22 +83,21 @@ func (w *Writer) Send(e Event) error {
 
 // send addresses each datagram anew: the journal may have been restarted.
 func (w *Writer) send(entry []byte) error {
-	to := &unix.SockaddrUnix{Name: w.path}
-	flags := unix.MSG_NOSIGNAL
+	to, flags := &unix.SockaddrUnix{Name: w.path}, unix.MSG_NOSIGNAL
 	if w.behind.Load() {
 		flags |= unix.MSG_DONTWAIT
 	}
 	err := retry(func() error { return unix.Sendto(w.fd, entry, flags, to) })
-	w.behind.Store(errors.Is(err, unix.EAGAIN))
 	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
-		return w.sendFile(entry, to)
+		err = w.sendFile(entry, flags, to)
 	}
+	w.behind.Store(errors.Is(err, unix.EAGAIN))
 	return err
 }
 
 // sendFile passes an entry that is too long for a datagram as a memory file,
 // which journald takes only when nobody can change it any more.
-func (w *Writer) sendFile(entry []byte, to unix.Sockaddr) error {
+func (w *Writer) sendFile(entry []byte, flags int, to unix.Sockaddr) error {
 	fd, err := unix.MemfdCreate("purple-journal", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return err
@@ -110,7 +112,7 @@ func (w *Writer) sendFile(entry []byte, to unix.Sockaddr) error {
 		return err
 	}
 	rights := unix.UnixRights(int(file.Fd()))
-	return retry(func() error { return unix.Sendmsg(w.fd, nil, rights, to, unix.MSG_NOSIGNAL) })
+	return retry(func() error { return unix.Sendmsg(w.fd, nil, rights, to, flags) })
 }
 
 // retry repeats a call that a signal has interrupted; Go's own signals do.
