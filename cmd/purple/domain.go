@@ -18,7 +18,7 @@ import (
 // fields the journal tells its units from others of the same name.
 type domain struct {
 	kind host.ManagerKind
-	uid  int // the user manager's
+	uid  int // the manager's: of the system's, 0
 }
 
 // domain is the system's for root and the user's own for anybody else, unless
@@ -85,22 +85,23 @@ func (d domain) from(units ...string) []string {
 		matches = append(matches, d.unitField()+"="+unit)
 	}
 	if d.isUser() {
-		matches = append(matches, d.ofUser())
+		matches = append(matches, d.ofManager())
 	}
 	return matches
 }
 
-func (d domain) ofUser() string { return "_UID=" + strconv.Itoa(d.uid) }
+// ofManager matches what the manager's user has written, whose uid the supervisor has
+// as well.
+func (d domain) ofManager() string { return "_UID=" + strconv.Itoa(d.uid) }
+
+func (d domain) isOfManager(e journal.Entry) bool { return e["_UID"] == strconv.Itoa(d.uid) }
 
 // about are the matches for what Purple has written about units: by them it is found
 // if journald does not know of which unit the writer was.
 func (d domain) about(units ...string) []string {
-	matches, field := []string{"_UID=0"}, journal.FieldObjectUnit
-	if d.isUser() {
-		matches, field = []string{d.ofUser()}, journal.FieldUserUnit
-	}
+	matches := []string{d.ofManager()}
 	for _, unit := range units {
-		matches = append(matches, field+"="+unit)
+		matches = append(matches, journal.AboutField(d.isUser())+"="+unit)
 	}
 	return matches
 }
@@ -137,7 +138,7 @@ func (d domain) eventsOf(ids []string, units ...string) []string {
 
 // isOf tells whether a process of the unit has sent an entry.
 func (d domain) isOf(e journal.Entry, unit string) bool {
-	return e[d.unitField()] == unit && (!d.isUser() || e["_UID"] == strconv.Itoa(d.uid))
+	return e[d.unitField()] == unit && (!d.isUser() || d.isOfManager(e))
 }
 
 // isEventOf tells whether Purple has written an entry about a unit, from
@@ -157,13 +158,10 @@ func (d domain) eventUnit(e journal.Entry) string {
 // aboutUnit is the unit that an entry is about, by the word of root or, for one of a
 // user manager, of its user; empty: it does not say, or somebody else does.
 func (d domain) aboutUnit(e journal.Entry) string {
-	switch {
-	case d.isUser() && e["_UID"] == strconv.Itoa(d.uid):
-		return e[journal.FieldUserUnit]
-	case !d.isUser() && e["_UID"] == "0":
-		return e[journal.FieldObjectUnit]
+	if !d.isOfManager(e) {
+		return ""
 	}
-	return ""
+	return e[journal.AboutField(d.isUser())]
 }
 
 func (d domain) mayReadJournal() bool { return host.JournalReadable(d.kind, d.uid) }

@@ -218,7 +218,7 @@ func TestLoggedLine(t *testing.T) {
 		if err != nil || line.Source+" "+line.Message != want || line.Time.UnixMicro() != 1700000000000001 {
 			t.Errorf("%+v, %v; want %s", line, err, want)
 		}
-		if line.Event != "" && line.Source != "purple" || line.Event == "" && e["_TRANSPORT"] == "journal" && line.Source == "purple" {
+		if (line.Event != "") != (line.Source == "purple" && e["_TRANSPORT"] == "journal") {
 			t.Errorf("event %q of %s", line.Event, line.Source)
 		}
 	}

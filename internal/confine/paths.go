@@ -134,9 +134,12 @@ func requireRootOnly(link string, st *unix.Stat_t, dir string) error {
 	return nil
 }
 
-func readlink(name string) (string, error) {
+func readlink(name string) (string, error) { return readlinkAt(unix.AT_FDCWD, name) }
+
+// readlinkAt reads the link that dirfd is, if name is empty.
+func readlinkAt(dirfd int, name string) (string, error) {
 	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlink(name, buf)
+	n, err := unix.Readlinkat(dirfd, name, buf)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the link %q: %w", name, err)
 	}

@@ -418,9 +418,8 @@ func (w *watcher) isLinkIntoProc(full string) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	text := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", text)
-	return err == nil && strings.HasPrefix(string(text[:n]), "/proc/")
+	target, err := readlinkAt(fd, "")
+	return err == nil && strings.HasPrefix(target, "/proc/")
 }
 
 func (w *watcher) lookUp(name string, noFollow bool) (int, error) {
