@@ -18,7 +18,7 @@ test_programs=(
 	mke2fs:e2fsprogs debugfs:e2fsprogs bwrap:bubblewrap runc:runc nft:nftables ip:iproute2 python3:python3 pip3:python3-pip
 	pgrep:procps useradd:passwd findmnt:util-linux
 	pasta:passt
-	node:nodejs npm:npm strace:strace iperf3:iperf3 setpriv:util-linux capsh:libcap2-bin
+	node:nodejs npm:npm strace:strace iperf3:iperf3 setpriv:util-linux capsh:libcap2-bin sudo:sudo
 )
 test_files=(
 	/lib/systemd/systemd:systemd /usr/bin/dbus-daemon:dbus /usr/lib/systemd/user/dbus.socket:dbus-user-session
