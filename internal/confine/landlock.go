@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/purple-sandbox/purple/internal/stdio"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,9 @@ func (c *command) makeRuleset(writeOnly []string) error {
 		c.writeOnly = append(c.writeOnly, p)
 	}
 	c.ruleset = l.ruleset
+	if err := l.allowInput(); err != nil {
+		return err
+	}
 	return l.allowBelow("/")
 }
 
@@ -139,6 +143,19 @@ func (l *landlock) allowBelow(dir string) error {
 	return nil
 }
 
+// allowInput lets standard input be opened by its name, /dev/stdin: a copy of a
+// regular file is below no directory.
+func (l *landlock) allowInput() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(0, &st); err != nil {
+		return fmt.Errorf("cannot examine standard input: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	return l.addRule(0, unix.LANDLOCK_ACCESS_FS_READ_FILE, stdio.Names[0])
+}
+
 // listNoLinks lists a directory. The way to it may lie in a bound one, where others
 // could put a link: then it fails.
 func listNoLinks(dir string) ([]os.DirEntry, error) {
@@ -175,6 +192,10 @@ func (l *landlock) allow(name string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		rights &= unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_EXECUTE
 	}
+	return l.addRule(fd, rights, name)
+}
+
+func (l *landlock) addRule(fd int, rights uint64, name string) error {
 	attr := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(fd)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(l.ruleset), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
 	if errno != 0 {

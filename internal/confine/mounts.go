@@ -61,9 +61,10 @@ func (s *sandbox) sourceOpener() (func(int) (int, error), error) {
 	if err := expect(m, spec.Sources); err != nil {
 		return nil, err
 	}
-	if len(m.Paths) != len(s.spec.Mounts) {
-		return nil, fmt.Errorf("got %d paths for %d mounts", len(m.Paths), len(s.spec.Mounts))
+	if len(m.Paths) != len(s.spec.Mounts)+1 {
+		return nil, fmt.Errorf("got %d paths for %d mounts and standard input", len(m.Paths), len(s.spec.Mounts))
 	}
+	s.inputPath = m.Paths[len(s.spec.Mounts)]
 	return func(i int) (int, error) { return openNoLinks(m.Paths[i]) }, nil
 }
 

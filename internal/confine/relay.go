@@ -38,20 +38,16 @@ func (s *supervisor) relayOutput() error {
 	if err != nil {
 		return cannotRelay(err)
 	}
-	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-		return cannotRelay(err)
-	}
-	// Or the command could not open its own /dev/stdout.
-	if err := unix.Fchown(ends[1], int(s.spec.Identity.HostUID), int(s.spec.Identity.HostGID)); err != nil {
-		return cannotRelay(err)
-	}
-	from, err := pollable(ends[0])
+	read, write, err := s.newPipe()
 	if err != nil {
 		return cannotRelay(err)
 	}
-	s.streams[1] = ends[1]
-	if s.streams[2], err = unix.FcntlInt(uintptr(ends[1]), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+	from, err := pollable(read)
+	if err != nil {
+		return cannotRelay(err)
+	}
+	s.streams[1] = write
+	if s.streams[2], err = unix.FcntlInt(uintptr(write), unix.F_DUPFD_CLOEXEC, 3); err != nil {
 		return cannotRelay(err)
 	}
 	s.output = &output{fd: fd, stream: stream, passed: make(chan struct{})}
@@ -61,6 +57,19 @@ func (s *supervisor) relayOutput() error {
 }
 
 func cannotRelay(err error) error { return fmt.Errorf("cannot relay the command's output: %w", err) }
+
+// newPipe makes a pipe that belongs to the command's user: or the command could not
+// open its own /dev/stdout.
+func (s *supervisor) newPipe() (read, write int, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return -1, -1, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	if err := unix.Fchown(ends[1], int(s.spec.Identity.HostUID), int(s.spec.Identity.HostGID)); err != nil {
+		return -1, -1, fmt.Errorf("cannot give a pipe to the command: %w", err)
+	}
+	return ends[0], ends[1], nil
+}
 
 // pass passes all on. Where the journal is gone for good there is nobody to tell, and
 // the command must not be stopped by a pipe that is full.
@@ -103,10 +112,16 @@ func (p *paced) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// awaitOutput waits until the journal has everything. Every process of the sandbox is
+// awaitOutput waits until what the command has printed is where it belongs.
+func (s *supervisor) awaitOutput() {
+	s.awaitJournaled()
+	s.awaitRelayed()
+}
+
+// awaitJournaled waits until the journal has everything. Every process of the sandbox is
 // gone, so that nothing can come any more, unless the command has given its end of the
 // pipe to a process outside; and a journal that takes nothing is not waited for long.
-func (s *supervisor) awaitOutput() {
+func (s *supervisor) awaitJournaled() {
 	if s.output == nil {
 		return
 	}

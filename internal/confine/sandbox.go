@@ -36,6 +36,9 @@ type sandbox struct {
 	userns     int             // maps idmapped mounts; -1: not yet received
 	ownDevices map[uint64]bool // st_dev of every tmpfs that this run made
 
+	inputPath string // of the regular file that standard input is copied from; empty: it is not
+	input     int    // the copy, or -1
+
 	tty, master int // slave and master of the sandbox's pty, or -1
 
 	suspended atomic.Bool // purple was told that the command is stopped, and has not continued it
@@ -48,7 +51,7 @@ type sandbox struct {
 // Init runs as the sandbox's PID 1; sealed is told by sealSelf. It returns the exit
 // status.
 func Init(sealed bool) int {
-	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), userns: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
+	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), userns: -1, input: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
 	unix.CloseOnExec(listenerFD)
@@ -100,9 +103,6 @@ func (s *sandbox) spawnCommand() error {
 	if s.command, err = newCommand(s.spec, s.tty); err != nil {
 		return err
 	}
-	if err := s.connectTerminal(); err != nil {
-		return err
-	}
 	err = s.asCommandsUser(func() (err error) {
 		if s.cmd, err = fork(unix.CLONE_NEWUSER|unix.CLONE_FILES|s.command.sharing(), s.command); err != nil {
 			return err
@@ -114,20 +114,6 @@ func (s *sandbox) spawnCommand() error {
 		return err
 	}
 	s.command.page.advance(mapped)
-	return nil
-}
-
-// connectTerminal puts the sandbox's pty where the caller has a terminal: the
-// fork has the streams of init.
-func (s *sandbox) connectTerminal() error {
-	for fd, isTerminal := range s.spec.Terminal {
-		if !isTerminal {
-			continue
-		}
-		if err := unix.Dup2(s.tty, fd); err != nil {
-			return fmt.Errorf("cannot connect the pty: %w", err)
-		}
-	}
 	return nil
 }
 
@@ -221,14 +207,16 @@ func expect(m spec.Message, want spec.MessageKind) error {
 // the command go.
 func (s *sandbox) awaitGo() error {
 	var fds []int
-	if s.master >= 0 {
-		fds = []int{s.master}
+	for _, fd := range []int{s.input, s.master} {
+		if fd >= 0 {
+			fds = append(fds, fd)
+		}
 	}
 	if err := s.conn.Send(spec.Message{Kind: spec.Ready}, fds...); err != nil {
 		return err
 	}
-	if s.master >= 0 {
-		unix.Close(s.master)
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 	if err := s.hide(); err != nil {
 		return &StepError{Step: "hide the sandbox's init", Err: err, Status: spec.StatusRefused}

@@ -44,6 +44,7 @@ var initSteps = []step[*sandbox]{
 	{"filter the network", (*sandbox).filterNetwork},
 	// While the host's files can still be named.
 	{"open the bound paths", (*sandbox).openSources},
+	{"copy standard input", (*sandbox).copyInput},
 	{"make the root file system", (*sandbox).makeRoot},
 	{"make /proc and /dev", (*sandbox).makeSystemDirs},
 	{"write the generated files", (*sandbox).writeFiles},
@@ -52,6 +53,7 @@ var initSteps = []step[*sandbox]{
 	// After the change of root, so that the pty is of the sandbox's own
 	// devpts and nothing of the caller's terminal is reachable.
 	{"open a terminal", (*sandbox).openTerminal},
+	{"connect the standard streams", (*sandbox).connectStreams},
 	// Without its groups and above the limits, before the child inherits them.
 	{"drop the supplementary groups", (*sandbox).dropGroups},
 	{"set the resource limits", (*sandbox).setRlimits},

@@ -30,7 +30,12 @@ type supervisor struct {
 	spec    *spec.Spec
 	specFD  int
 	idmap   int    // the user namespace of idmapped mounts, if one needs it
+	callers [3]int // the caller's streams
 	streams [3]int // the command's
+
+	input     *copiedInput     // nil: standard input is no copy of a regular file
+	inputPath string           // under a user manager: what init makes the copy of; empty: it makes none
+	relayed   []*relayedOutput // streams that the command has a pipe instead of
 
 	up   *spec.Conn // to purple
 	deaf bool       // nobody reads what it would be told: detached, or it has been stopped for long
@@ -50,12 +55,16 @@ type supervisor struct {
 	accounts *accounts
 	limits   *limitWatch
 
+	signals    <-chan os.Signal // of the manager
+	fromPurple <-chan event     // nil: detached
+
 	readyAt, startedAt time.Time // of the unit, for the manager's timeout; of the command
 
 	// Why the run ends; several may hold.
 	stopping    bool // the manager asked the unit to stop
 	timedOut    bool // and that at the policy's timeout
 	abandoned   bool // purple is gone
+	signalled   bool // purple has passed a signal on, which ends it all if the command does not
 	outOfMemory bool
 }
 
@@ -63,7 +72,12 @@ type supervisor struct {
 // its standard input is the control socket. It returns the exit status: the
 // command's, so that systemctl shows it.
 func Supervise() int {
-	s := &supervisor{up: spec.NewConn(0)}
+	control, err := takeControlSocket()
+	if err != nil {
+		say("%v", err)
+		return spec.StatusRefused
+	}
+	s := &supervisor{up: control}
 	status, err := s.run()
 	if err != nil {
 		say("%v", err)
@@ -72,6 +86,25 @@ func Supervise() int {
 		return spec.StatusRefused
 	}
 	return status
+}
+
+// takeControlSocket moves the control socket away from where a command's standard
+// input is, so that no mistake with numbers makes one of the other.
+func takeControlSocket() (*spec.Conn, error) {
+	kind, err := unix.GetsockoptInt(0, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_SEQPACKET {
+		return nil, errors.New("standard input is no control socket; purple starts purple-init itself")
+	}
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("cannot move the control socket: %w", err)
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open \"/dev/null\": %w", err)
+	}
+	defer unix.Close(null)
+	return spec.NewConn(fd), unix.Dup2(null, 0)
 }
 
 func (s *supervisor) run() (int, error) {
@@ -151,11 +184,7 @@ func (s *supervisor) receiveSpec() error {
 	if s.spec.Detach {
 		return s.detachedStreams()
 	}
-	if len(fds) != 3 {
-		return fmt.Errorf("got %d descriptors instead of three streams", len(fds))
-	}
-	copy(s.streams[:], fds)
-	return requireHarmless(s.streams)
+	return s.takeStreams(fds)
 }
 
 // takeIdmap takes the user namespace, which is the first of the descriptors, and
@@ -207,31 +236,6 @@ func (s *supervisor) surviveOOM() {
 		err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.initPID), []byte(oomRather), 0)
 	}
 	s.audit.complain(err)
-}
-
-// requireHarmless refuses streams through which the command would get out: a
-// directory, from which ".." leads to the whole host (CVE-2024-21626), a
-// descriptor that is only a path, and a terminal, whose place the sandbox's
-// own pty takes.
-func requireHarmless(streams [3]int) error {
-	for i, fd := range streams {
-		name := [3]string{"standard input", "standard output", "standard error"}[i]
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return fmt.Errorf("cannot examine %s: %w", name, err)
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return fmt.Errorf("cannot pass %s to the command: it is a directory", name)
-		}
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-		if err != nil || flags&unix.O_PATH != 0 {
-			return fmt.Errorf("cannot pass %s to the command: it is not open for reading or writing", name)
-		}
-		if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
-			return fmt.Errorf("internal error: %s is the caller's terminal", name)
-		}
-	}
-	return nil
 }
 
 func (s *supervisor) detachedStreams() error {
@@ -290,7 +294,7 @@ func (s *supervisor) cloneHint(err error) string {
 
 // sendSources follows the links to what is bound, while init starts.
 func (s *supervisor) sendSources() error {
-	paths, err := resolveSources(s.spec.Mounts)
+	paths, err := s.pathsOfSources()
 	if err != nil {
 		return &StepError{Step: "find the bound paths", Err: err, Status: spec.StatusRefused}
 	}
@@ -395,6 +399,7 @@ func (s *supervisor) release(signals <-chan os.Signal) error {
 	if err := expect(m, spec.Ready); err != nil {
 		return err
 	}
+	fds = s.inputOf(fds)
 	listeners, err := s.awaitNetwork()
 	if err == nil {
 		err = s.awaitUplink()
@@ -482,6 +487,7 @@ func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
 	if !s.spec.Detach {
 		up = readMessages(s.up)
 	}
+	s.signals, s.fromPurple = signals, up
 	look := time.NewTicker(lookInterval)
 	defer look.Stop()
 	var kill <-chan time.Time
@@ -496,6 +502,7 @@ func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
 				up, kill, s.abandoned = nil, time.After(grace), true
 				e.m = spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)}
 			}
+			s.signalled = s.signalled || e.m.Kind == spec.Signal
 			s.toInit(e.m)
 		case <-signals:
 			if s.stop(); kill == nil {
@@ -571,6 +578,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
 		}
 		s.awaitOutput()
+		s.input.returnOffset()
 		s.tellLearnt()
 		s.limits.finish(e.m.Threads)
 		s.ended(ws, wall, s.reportDenials())

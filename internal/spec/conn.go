@@ -28,12 +28,13 @@ const (
 	Continue  MessageKind = "continue"  // down: continue the stopped command, in the foreground
 
 	Alive     MessageKind = "alive"     // supervisor to purple: the unit runs in its network namespace, link it
-	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptor: the pty's master, if any
+	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptors: the copy of standard input, the pty's master, if any
 	Listening MessageKind = "listening" // init to supervisor, on a socket of its own: the filter is loaded; descriptor: its listener
 
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
+	Lost    MessageKind = "lost"    // up, after Exited: output did not come through, Error says why
 	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
 	Taught  MessageKind = "taught"  // up, after Exited: Learnt is the calls that a learning run has made, or a part of them
 	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
@@ -60,7 +61,8 @@ type Message struct {
 	Learnt       *Learnt
 	Event        []Field // as package journal has them, with Ended
 	Family       int     // AF_INET or AF_INET6, with Socket
-	// Paths are the sources of the spec's mounts without symbolic links.
+	// Paths are the sources of the spec's mounts without symbolic links, and at last
+	// the file of standard input where init is to copy it.
 	Paths []string
 }
 
