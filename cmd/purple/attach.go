@@ -58,6 +58,7 @@ type attachment struct {
 
 	started bool               // the command runs, or has run
 	exited  *spec.Message      // how the command ended, from purple-init
+	lost    []string           // what did not come through of the output
 	denied  *spec.Denied       // what the network's rules refused; nil: nothing
 	calls   *spec.DeniedCalls  // what the filter denied; nil: nothing
 	access  *spec.DeniedAccess // what mounts and missing capabilities refused; nil: nothing
@@ -83,6 +84,9 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	at.relay.restore()
 	if at.failure != nil {
 		return at.failure
+	}
+	for _, lost := range at.lost {
+		fmt.Fprintf(a.stderr, "purple: %s: %s\n", s.plan.Unit, lost)
 	}
 	a.explainDenied(s, at.denied, at.calls, at.access)
 	end := at.outcome()
@@ -172,6 +176,8 @@ func (at *attachment) handle(e event) error {
 		return at.suspend()
 	case spec.Exited:
 		at.exited = &e.m
+	case spec.Lost:
+		at.lost = append(at.lost, e.m.Error)
 	case spec.Refused:
 		if e.m.Denied != nil {
 			at.denied = e.m.Denied

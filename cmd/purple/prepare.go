@@ -58,6 +58,7 @@ type prepared struct {
 	netPath string   // purple-net; empty: the network is isolated
 	log     *os.File // of audit.log_path; nil: none
 	learner *learner
+	streams [3]int // the caller's, of an attached run
 }
 
 // program is the filter as it will be loaded.

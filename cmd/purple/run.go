@@ -15,7 +15,6 @@ import (
 	"github.com/purple-sandbox/purple/translate/seccomp"
 	"github.com/purple-sandbox/purple/units"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 func newRunCommand(a *app) *cobra.Command {
@@ -56,13 +55,18 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 		return err
 	}
 	connection := meanwhile(func() (*units.Manager, error) { return d.connect(ctx) })
+	var streams [3]int
 	if !req.detach {
 		req.terminal, req.winsize = callerTerminal()
+		if streams, err = callersStreams(req.terminal); err != nil {
+			return err
+		}
 	}
 	p, err := a.prepare(req)
 	if err != nil {
 		return moreBasic(err, connection)
 	}
+	p.streams = streams
 	receipt.planned(p.plan)
 	a.warn(p.plan.Warnings)
 	if req.detach {
@@ -195,7 +199,7 @@ func (s *session) sendSpec(p *prepared) error {
 		}
 	}
 	if !body.Detach {
-		if err := sent.addStreams(body.Terminal); err != nil {
+		if err := sent.addStreams(p.streams, body.Terminal); err != nil {
 			return err
 		}
 	}
@@ -232,25 +236,19 @@ func (d *descriptors) close() {
 
 // addStreams adds the streams that are not terminals; a terminal's place is taken
 // by /dev/null until purple-init has made a pty.
-func (d *descriptors) addStreams(terminal [3]bool) error {
+func (d *descriptors) addStreams(streams [3]int, terminal [3]bool) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open %q: %w", os.DevNull, err)
 	}
 	d.opened = append(d.opened, null)
-	for fd := range 3 {
-		if terminal[fd] || !isOpen(fd) {
+	for n, fd := range streams {
+		if terminal[n] {
 			fd = int(null.Fd())
 		}
 		d.add(fd)
 	}
 	return nil
-}
-
-// isOpen tells whether purple was started with fd; a shell's `<&-` closes it.
-func isOpen(fd int) bool {
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	return err == nil
 }
 
 // detach waits until the command has started, then leaves it to systemd.

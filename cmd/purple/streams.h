@@ -1,0 +1,1 @@
+extern int inherited_streams[3];
