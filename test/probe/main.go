@@ -18,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|mounts|open|connect|identity|hog|spawn|denied|paced|filters|tries|dial|early|flood|pump|ask|serve|capture|exec ...")
+		fmt.Fprintln(os.Stderr, "usage: probe posture|syscalls|namespaces|descriptors|streams|mounts|open|connect|identity|hog|spawn|denied|paced|filters|tries|dial|early|flood|pump|ask|serve|capture|exec ...")
 		os.Exit(2)
 	}
 	commands := map[string]func([]string) any{
@@ -26,6 +26,7 @@ func main() {
 		"syscalls":    syscalls,
 		"namespaces":  namespaces,
 		"descriptors": descriptors,
+		"streams":     streams,
 		"mounts":      mounts,
 		"open":        open,
 		"connect":     connect,
