@@ -412,3 +412,89 @@ func TestPsOfManyRuns(t *testing.T) {
 		t.Errorf("ps takes %v", best)
 	}
 }
+
+// endedRun is what `purple ps --all --json` says of a run.
+type endedRun struct {
+	Unit, State, Reason, Command string
+	Status                       *int
+	Began, Ended                 *time.Time
+}
+
+func allRuns(t *testing.T, args ...string) map[string]endedRun {
+	t.Helper()
+	var list []endedRun
+	r := call{args: append([]string{"--json"}, args...)}.run(t).mustSucceed(t)
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil {
+		t.Fatalf("%v\n%s", err, r.stdout)
+	}
+	runs := map[string]endedRun{}
+	for _, run := range list {
+		runs[run.Unit] = run
+	}
+	return runs
+}
+
+// The status of a detached run is found when its unit is gone; `wait` returns it.
+func TestWait(t *testing.T) {
+	slow := detach(t, "plain", "sh", "-c", "sleep 1; exit 7")
+	if r := (call{args: []string{"wait", slow}}).run(t); r.status != 7 || r.stdout != "" || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+	noUnits(t, "plain")
+	if r := (call{args: []string{"wait", runID(slow)}}).run(t); r.status != 7 {
+		t.Errorf("after the end: %+v", r)
+	}
+	if r := (call{args: []string{"--json", "wait", slow}}).run(t); r.status != 7 || !strings.Contains(r.stdout, `"status": 7`) || !strings.Contains(r.stdout, slow) {
+		t.Errorf("%+v", r)
+	}
+	killed := detach(t, "plain", "sh", "-c", "kill -9 $$")
+	if r := (call{args: []string{"wait", killed}}).run(t); r.status != 137 {
+		t.Errorf("%+v", r)
+	}
+	good := detach(t, "plain", "true")
+	call{args: []string{"wait", good}}.run(t).mustSucceed(t)
+	call{args: []string{"wait", "purple-plain-ffffffff"}}.run(t).mustRefuse(t, 125, "cannot find a run")
+	silent := writeProfile(t, "name: silent\nextends: offline\naudit: {enabled: false}\n")
+	unit := strings.TrimSpace(call{args: []string{"run", "--detach", "--profile", silent, "--", "sleep", "1"}}.run(t).mustSucceed(t).stdout)
+	call{args: []string{"wait", unit}}.run(t).mustRefuse(t, 125, "cannot find how "+unit+" ended", "audit.enabled")
+}
+
+// Without a name, and by a profile, it is the latest run, whether it goes on or not.
+func TestLatestRun(t *testing.T) {
+	first := detach(t, "groups", "sh", "-c", "echo first; exit 1")
+	call{args: []string{"wait", first}}.run(t)
+	second := detach(t, "groups", "sh", "-c", "echo second; exit 2")
+	call{args: []string{"wait", second}}.run(t)
+	for _, args := range [][]string{{"logs"}, {"logs", "groups"}} {
+		if r := (call{args: args}).run(t).mustSucceed(t); !strings.Contains(r.stdout, "second\n") || strings.Contains(r.stdout, "first\n") {
+			t.Errorf("%q: %s", args, r.stdout)
+		}
+	}
+	if r := (call{args: []string{"why"}}).run(t).mustSucceed(t); !strings.HasPrefix(r.stdout, second+": Ended with status 2") {
+		t.Errorf("%s", r.stdout)
+	}
+	if r := (call{args: []string{"wait"}}).run(t); r.status != 2 {
+		t.Errorf("%+v", r)
+	}
+	running := detach(t, "groups", "sleep", "3000")
+	if r := (call{args: []string{"why", "groups"}}).run(t).mustSucceed(t); !strings.HasPrefix(r.stdout, running) {
+		t.Errorf("%s", r.stdout)
+	}
+	later := detach(t, "plain", "sh", "-c", "exit 3")
+	call{args: []string{"wait", later}}.run(t)
+	if r := (call{args: []string{"why"}}).run(t).mustSucceed(t); !strings.HasPrefix(r.stdout, later) {
+		t.Errorf("one that has ended since: %s", r.stdout)
+	}
+	all := allRuns(t, "ps", "--all")
+	for unit, status := range map[string]int{first: 1, second: 2, later: 3} {
+		if r := all[unit]; r.State != "ended" || r.Reason != "exited" || r.Status == nil || *r.Status != status || r.Began == nil || r.Ended == nil || !r.Ended.After(*r.Began) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r := all[running]; r.State != "active" || r.Ended != nil || r.Status != nil || r.Command != "sleep 3000" {
+		t.Errorf("%+v", r)
+	}
+	if only := allRuns(t, "why", "--list", "groups"); only[later].Unit != "" || only[first].Unit == "" || only[running].Unit == "" {
+		t.Errorf("%+v", only)
+	}
+}

@@ -81,7 +81,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.user, "user", false, "ask your own user manager: the default for anybody else")
 	root.AddCommand(
 		newProfileCommand(a), newPlanCommand(a), newRunCommand(a), newLearnCommand(a),
-		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newStopCommand(a), newDoctorCommand(a),
+		newPsCommand(a), newStatsCommand(a), newLogsCommand(a), newWhyCommand(a), newWaitCommand(a), newStopCommand(a), newDoctorCommand(a),
 	)
 	return root
 }

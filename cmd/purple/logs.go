@@ -17,23 +17,33 @@ import (
 )
 
 func newLogsCommand(a *app) *cobra.Command {
-	var follow bool
+	var follow, list bool
 	cmd := &cobra.Command{
-		Use:   "logs [flags] NAME",
+		Use:   "logs [flags] [NAME]",
 		Short: "Print a run's output and Purple's events of it, from the journal",
 		Long: `Print what the journal has of a run, also of one that has ended.
 
-NAME is a unit, with or without ".service", a run id, or a profile of which one
-run is there. Each line has the time and who says it: "output" is the run's own
+NAME is a unit, with or without ".service", a run id, or a profile, of which the
+latest run is meant; without NAME it is the latest of all. Each line has the time and who says it: "output" is the run's own
 (of a detached run; an attached one's went to its caller), "purple" an event
 that was recorded from outside of the sandbox, "systemd" the manager. No text of
 the output can change that word: what would steer a terminal is printed as \x1b.`,
-		Args:              exactlyOne("NAME"),
+		Args:              atMostOne("NAME"),
 		ValidArgsFunction: a.completeRuns(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], follow) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if list {
+				return a.listAll(cmd.Context(), firstOf(args))
+			}
+			return a.logs(cmd.Context(), firstOf(args), follow)
+		},
 	}
+	addListFlag(cmd, &list)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print what comes, until the run has ended")
 	return cmd
+}
+
+func addListFlag(cmd *cobra.Command, list *bool) {
+	cmd.Flags().BoolVar(list, "list", false, "list the runs of all profiles, or of the profile NAME, with their times")
 }
 
 func (a *app) logs(ctx context.Context, arg string, follow bool) error {
@@ -67,39 +77,46 @@ type foundRun struct {
 	runs bool // it has not ended
 }
 
-// findRun finds the unit that arg names, whether it runs or has run. The caller
-// closes the manager.
+// findRun finds the unit that arg names, whether it runs or has run; empty: the latest.
+// The caller closes the manager.
 func (a *app) findRun(ctx context.Context, arg string) (*foundRun, error) {
-	if err := checkRunName(arg); err != nil {
-		return nil, err
+	if arg != "" {
+		if err := checkRunName(arg); err != nil {
+			return nil, err
+		}
 	}
 	d, manager, list, err := a.running(ctx)
 	if err != nil {
 		return nil, err
 	}
-	names := unitNames(list)
-	unit, err := d.findLogged(ctx, arg, names)
+	unit, err := d.findLogged(ctx, arg, list)
 	if err != nil {
 		return nil, errors.Join(err, manager.Close())
 	}
-	return &foundRun{d, manager, unit, slices.Contains(names, unit)}, nil
+	return &foundRun{d, manager, unit, slices.Contains(unitNames(list), unit)}, nil
 }
 
-// findLogged looks among what runs, then among what the journal remembers.
-func (d domain) findLogged(ctx context.Context, arg string, names []string) (string, error) {
-	unit, err := resolve(arg, names)
-	var none *noRunError
-	if !errors.As(err, &none) {
-		return unit, err
+// findLogged looks for a unit or a run id, then for the latest run of a profile, and at
+// last for whatever name the journal remembers.
+func (d domain) findLogged(ctx context.Context, arg string, running []units.Info) (string, error) {
+	names := unitNames(running)
+	if named := namedBy(arg, names); len(named) == 1 {
+		return named[0], nil
 	}
-	logged, logErr := d.loggedUnits(ctx)
-	if logErr != nil {
-		return "", logErr
+	latest, err := d.latestRun(ctx, arg, running)
+	if err != nil || latest != "" {
+		return latest, err
 	}
-	unit, err = resolve(arg, logged)
+	if arg == "" {
+		return "", fmt.Errorf("nothing runs, and the journal has no run%s", permissionHint())
+	}
+	logged, err := d.loggedUnits(ctx)
+	if err != nil {
+		return "", err
+	}
+	unit, err := resolve(arg, logged)
 	if errors.As(err, new(*noRunError)) {
-		none.where = ", and the journal has nothing of it" + permissionHint()
-		return "", none
+		return "", &noRunError{arg: arg, running: names, where: ", and the journal has nothing of it" + permissionHint()}
 	}
 	return unit, err
 }

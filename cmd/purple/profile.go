@@ -81,6 +81,24 @@ func exactlyOne(what string) cobra.PositionalArgs {
 	}
 }
 
+// atMostOne is cobra.MaximumNArgs(1) with an error that names what may be given.
+func atMostOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= 1 {
+			return nil
+		}
+		return fmt.Errorf("%q takes at most one %s, not %d arguments: write \"%s\"", cmd.CommandPath(), what, len(args), cmd.UseLine())
+	}
+}
+
+// firstOf is empty where nothing is given.
+func firstOf(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
 // warn prints what the author of a profile most likely got wrong.
 func (a *app) warn(warnings []policies.Warning) {
 	if a.levels.level(logPolicies) > slog.LevelWarn {

@@ -14,18 +14,29 @@ import (
 )
 
 func newPsCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "ps",
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "ps [flags]",
 		Short: "List what runs: since when, what it uses, what it was denied",
 		Long: `List the runs that have not ended, the oldest first.
 
 What is shown is systemd's, /proc's and the journal's: purple keeps no state.
 The tasks include Purple's own in the unit. The denials are those in the journal
-so far, of which only root is told; the command is as its process shows it.`,
+so far, of which only root is told; the command is as its process shows it.
+
+With --all, those that have ended are listed too, as far as the journal has them,
+with their end instead of what they use.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.ps(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if all {
+				return a.listAll(cmd.Context(), "")
+			}
+			return a.ps(cmd.Context())
+		},
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "list the runs that have ended, too")
+	return cmd
 }
 
 // shownRun is a run in JSON: docs/manage.md has its fields. null: not known,

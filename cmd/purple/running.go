@@ -48,6 +48,18 @@ func checkRunName(arg string) error {
 	return nil
 }
 
+// namedBy are the units of which arg is the name, with or without ".service", or the
+// run id.
+func namedBy(arg string, names []string) []string {
+	var named []string
+	for _, name := range names {
+		if _, id, ok := units.ParseName(name); name == strings.TrimSuffix(arg, ".service")+".service" || ok && id == arg {
+			named = append(named, name)
+		}
+	}
+	return named
+}
+
 // resolve finds the unit that an argument means: the name of a unit with or
 // without ".service", a run id, or a profile of which there is only one run.
 func resolve(arg string, names []string) (string, error) {

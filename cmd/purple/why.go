@@ -10,22 +10,31 @@ import (
 )
 
 func newWhyCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "why NAME",
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "why [flags] [NAME]",
 		Short: "Say all that a run was denied, and what in its profile would allow it",
 		Long: `Say how a run has ended, which limits it has reached, all that it was denied,
 and what in its profile would allow each, also while it goes on.
 
-NAME is a unit, with or without ".service", a run id, or a profile of which one
-run is there. What was denied is told by the journal. What would allow it is
+NAME is a unit, with or without ".service", a run id, or a profile, of which the
+latest run is meant; without NAME it is the latest of all. What was denied is told by the journal. What would allow it is
 found by what makes the filter and the network rules, from the profile's file as
 it is now: if it has changed since the start of the run, that is said.`,
 		Example: `  purple why 0123abcd
+  purple why
   purple --json why 0123abcd`,
-		Args:              exactlyOne("NAME"),
+		Args:              atMostOne("NAME"),
 		ValidArgsFunction: a.completeRuns(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.why(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if list {
+				return a.listAll(cmd.Context(), firstOf(args))
+			}
+			return a.why(cmd.Context(), firstOf(args))
+		},
 	}
+	addListFlag(cmd, &list)
+	return cmd
 }
 
 func (a *app) why(ctx context.Context, arg string) error {

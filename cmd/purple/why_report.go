@@ -93,11 +93,17 @@ func newReport(r *record, p *runProfile) *report {
 	if h.Started != nil {
 		w.Command = journal.Escape(h.Started.Command)
 	}
-	if e := h.Ended; e != nil {
-		w.End = &reportedEnd{Reason: e.Reason, Status: e.Status, Signal: e.Signal, Error: journal.Escape(e.Error), message: journal.Message(*e)}
-	}
+	w.End = newReportedEnd(h.Ended)
 	w.Totals = reportTotals(h, p)
 	return w
+}
+
+// newReportedEnd is nil for a run that has none.
+func newReportedEnd(e *journal.RunEnded) *reportedEnd {
+	if e == nil {
+		return nil
+	}
+	return &reportedEnd{Reason: e.Reason, Status: e.Status, Signal: e.Signal, Error: journal.Escape(e.Error), message: journal.Message(*e)}
 }
 
 func errorText(err error) string {
