@@ -204,9 +204,10 @@ const (
 	ReasonStopped Reason = "stopped"       // by systemctl or purple stop, or because purple was gone
 	ReasonRefused Reason = "refused"       // nothing of the command has run
 	ReasonKilled  Reason = "killed"        // the supervisor was, and the command with it
+	ReasonLost    Reason = "lost"          // Purple failed after the start: how the command ended is not known
 )
 
-var allReasons = []Reason{ReasonExited, ReasonSignal, ReasonTimeout, ReasonOOM, ReasonStopped, ReasonRefused, ReasonKilled}
+var allReasons = []Reason{ReasonExited, ReasonSignal, ReasonTimeout, ReasonOOM, ReasonStopped, ReasonRefused, ReasonKilled, ReasonLost}
 
 // Usage is what a run has used, Purple's own processes in the unit included.
 type Usage struct {
@@ -354,6 +355,8 @@ func (e RunEnded) outcome() string {
 		return "Stopped"
 	case ReasonKilled:
 		return "Killed with its supervisor"
+	case ReasonLost:
+		return fmt.Sprintf("The outcome is not known: %s", e.Error)
 	default:
 		return fmt.Sprintf("Refused with status %d: %s", e.Status, e.Error)
 	}

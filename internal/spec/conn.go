@@ -31,6 +31,10 @@ const (
 	Ready     MessageKind = "ready"     // init to supervisor: confined, waiting for Go; descriptors: the copy of standard input, the pty's master, if any
 	Listening MessageKind = "listening" // init to supervisor, on a socket of its own: the filter is loaded; descriptor: its listener
 
+	// Released comes before the command may have been executed: without it, nothing of the
+	// command has run.
+	Released MessageKind = "released" // up
+
 	Started MessageKind = "started" // up; descriptor: the pty's master, if any
 	Stopped MessageKind = "stopped" // up: the command was stopped (job control)
 	Exited  MessageKind = "exited"  // up: WaitStatus is the command's
@@ -38,6 +42,7 @@ const (
 	Refused MessageKind = "refused" // up, after Exited: Denied or DeniedCalls is what was refused
 	Taught  MessageKind = "taught"  // up, after Exited: Learnt is the calls that a learning run has made, or a part of them
 	Ended   MessageKind = "ended"   // up, last: Event is the event of the run's end, which has been written
+	Broken  MessageKind = "broken"  // up: Step could not be done, Error says why, and the command may have run
 	Failed  MessageKind = "failed"  // up: Step could not be done, Error says why, nothing of the command has run
 )
 

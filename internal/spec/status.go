@@ -5,8 +5,12 @@ import "golang.org/x/sys/unix"
 // The exit statuses that are Purple's own: a contract, as docs and `purple run
 // --help` have it. Anything else is the command's.
 const (
+	// StatusLost: the command may have run, and then Purple failed: how it has ended is
+	// not known, or something that was to be kept of it is lost. It never takes the
+	// place of a status other than 0 that the command is known to have ended with.
+	StatusLost          = 123
 	StatusTimeout       = 124
-	StatusRefused       = 125 // nothing of the command has run, or its end is unknown
+	StatusRefused       = 125 // nothing of the command has run
 	StatusNotExecutable = 126
 	StatusNotFound      = 127
 	StatusOOM           = 137
