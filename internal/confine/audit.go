@@ -175,18 +175,18 @@ func (s *supervisor) started() journal.RunStarted {
 // failed records why nothing of the command has run or, should the supervisor
 // fail later, why it takes the command along. Before there is a spec there is
 // no run to speak of.
-func (s *supervisor) failed(err error) {
+func (s *supervisor) failed(err error, status int) {
 	if s.audit == nil {
 		return
 	}
 	reason := journal.ReasonRefused
-	if !s.readyAt.IsZero() {
-		reason = journal.ReasonKilled
+	if s.released.Load() {
+		reason = journal.ReasonLost
 	}
 	failure := asStepError(err, "start the sandbox")
 	s.audit.finish(journal.RunEnded{
 		Run: runOf(s.spec), PolicyHash: s.spec.PolicyHash, Reason: reason,
-		Status: uint8(failure.Status), Error: shorten(failure.Error()),
+		Status: uint8(status), Error: shorten(failure.Error()),
 	})
 }
 

@@ -116,19 +116,19 @@ func TestReason(t *testing.T) {
 	none := fakeAccounts(t, v2Groups, nil)
 	for _, c := range []struct {
 		what string
-		s    supervisor
+		s    *supervisor
 		ws   unix.WaitStatus
 		want journal.Reason
 	}{
-		{"by itself", supervisor{accounts: none}, exited, journal.ReasonExited},
-		{"killed", supervisor{accounts: none}, killed, journal.ReasonSignal},
-		{"killed out of memory", supervisor{accounts: oom}, killed, journal.ReasonOOM},
-		{"terminated, while a child was out of memory", supervisor{accounts: oom}, unix.WaitStatus(unix.SIGTERM), journal.ReasonSignal},
-		{"by itself, though a child was out of memory", supervisor{accounts: oom}, exited, journal.ReasonExited},
-		{"ended for a child out of memory", supervisor{accounts: oom, outOfMemory: true, stopping: true}, killed, journal.ReasonOOM},
-		{"timeout", supervisor{accounts: none, stopping: true, timedOut: true}, killed, journal.ReasonTimeout},
-		{"stopped", supervisor{accounts: none, stopping: true}, exited, journal.ReasonStopped},
-		{"purple gone", supervisor{accounts: none, abandoned: true}, killed, journal.ReasonStopped},
+		{"by itself", &supervisor{accounts: none}, exited, journal.ReasonExited},
+		{"killed", &supervisor{accounts: none}, killed, journal.ReasonSignal},
+		{"killed out of memory", &supervisor{accounts: oom}, killed, journal.ReasonOOM},
+		{"terminated, while a child was out of memory", &supervisor{accounts: oom}, unix.WaitStatus(unix.SIGTERM), journal.ReasonSignal},
+		{"by itself, though a child was out of memory", &supervisor{accounts: oom}, exited, journal.ReasonExited},
+		{"ended for a child out of memory", &supervisor{accounts: oom, outOfMemory: true, stopping: true}, killed, journal.ReasonOOM},
+		{"timeout", &supervisor{accounts: none, stopping: true, timedOut: true}, killed, journal.ReasonTimeout},
+		{"stopped", &supervisor{accounts: none, stopping: true}, exited, journal.ReasonStopped},
+		{"purple gone", &supervisor{accounts: none, abandoned: true}, killed, journal.ReasonStopped},
 	} {
 		if got := c.s.reason(c.ws); got != c.want {
 			t.Errorf("%s: %s, want %s", c.what, got, c.want)

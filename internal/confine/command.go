@@ -358,6 +358,7 @@ func (s *sandbox) launch() error {
 	if err := s.explain(c.page.awaitExec()); err != nil {
 		return err
 	}
+	s.executed = true
 	return s.posture.close()
 }
 

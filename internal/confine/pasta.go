@@ -85,10 +85,15 @@ func (s *supervisor) awaitUplink() error {
 	if s.uplink == nil {
 		return nil
 	}
-	if err := <-s.uplink.ready; err != nil {
-		return &StepError{Step: "connect the sandbox to the network", Err: err, Status: spec.StatusRefused}
+	select {
+	case err := <-s.uplink.ready:
+		if err != nil {
+			return &StepError{Step: "connect the sandbox to the network", Err: err, Status: spec.StatusRefused}
+		}
+		return nil
+	case <-s.start.calledOff:
+		return s.start.refusal()
 	}
-	return nil
 }
 
 // follow keeps pasta running. The first start is the run's: its failure is told

@@ -43,9 +43,10 @@ type sandbox struct {
 
 	suspended atomic.Bool // purple was told that the command is stopped, and has not continued it
 
-	command *command // the process that becomes the command, until that is executed
-	cmd     int      // its pid, and the command's
-	posture *posture // of it
+	command  *command // the process that becomes the command, until that is executed
+	cmd      int      // its pid, and the command's
+	executed bool     // the command runs, or has run
+	posture  *posture // of it
 }
 
 // Init runs as the sandbox's PID 1; sealed is told by sealSelf. It returns the exit
@@ -64,7 +65,11 @@ func Init(sealed bool) int {
 	runtime.LockOSThread()
 	err := s.run()
 	if err != nil && !errors.Is(err, io.EOF) { // that the supervisor has gone, it has explained
-		report(s.conn, err)
+		kind := spec.Failed
+		if s.executed {
+			kind = spec.Broken
+		}
+		report(s.conn, kind, err)
 	}
 	if err != nil {
 		return spec.StatusRefused
@@ -74,9 +79,9 @@ func Init(sealed bool) int {
 
 // report sends the failure up. If the peer is gone there is nobody to tell,
 // and the run ends all the same.
-func report(conn *spec.Conn, err error) {
+func report(conn *spec.Conn, kind spec.MessageKind, err error) {
 	e := asStepError(err, "start the sandbox")
-	if sendErr := conn.Send(spec.Message{Kind: spec.Failed, Step: e.Step, Error: e.Err.Error(), Status: e.Status}); sendErr != nil {
+	if sendErr := conn.Send(spec.Message{Kind: kind, Step: e.Step, Error: e.Err.Error(), Status: e.Status}); sendErr != nil {
 		fmt.Fprintf(os.Stderr, "purple: %v (%v)\n", err, sendErr)
 	}
 }
@@ -196,7 +201,7 @@ func expect(m spec.Message, want spec.MessageKind) error {
 	switch m.Kind {
 	case want:
 		return nil
-	case spec.Failed:
+	case spec.Failed, spec.Broken:
 		return &StepError{Step: m.Step, Err: errors.New(m.Error), Status: m.Status}
 	default:
 		return fmt.Errorf("got the message %q instead of %q", m.Kind, want)

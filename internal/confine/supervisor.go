@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -56,7 +57,13 @@ type supervisor struct {
 	limits   *limitWatch
 
 	signals    <-chan os.Signal // of the manager
-	fromPurple <-chan event     // nil: detached
+	fromPurple <-chan event     // its messages, and its end
+	start      *starting        // until the command has started
+	kill       <-chan time.Time // when the sandbox is ended that has been told to end; nil: it has not
+
+	// released: the command may have been executed. What fails from then on is no
+	// refusal any more.
+	released atomic.Bool
 
 	readyAt, startedAt time.Time // of the unit, for the manager's timeout; of the command
 
@@ -79,13 +86,18 @@ func Supervise() int {
 	}
 	s := &supervisor{up: control}
 	status, err := s.run()
-	if err != nil {
-		say("%v", err)
-		report(s.up, err)
-		s.failed(err)
-		return spec.StatusRefused
+	if err == nil {
+		return status
 	}
-	return status
+	say("%v", err)
+	if s.released.Load() {
+		report(s.up, spec.Broken, err)
+		s.failed(err, spec.StatusLost)
+		return spec.StatusLost
+	}
+	report(s.up, spec.Failed, err)
+	s.failed(err, asStepError(err, "start the sandbox").Status)
+	return spec.StatusRefused
 }
 
 // takeControlSocket moves the control socket away from where a command's standard
@@ -130,6 +142,7 @@ func (s *supervisor) run() (int, error) {
 	defer func() { s.uplink.end() }()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	s.signals, s.fromPurple = signals, readMessages(s.up)
 	// Before there is any child, see requireNoChild.
 	if err := s.startTracer(); err != nil {
 		return 0, &StepError{Step: "trace the system calls", Err: err, Status: spec.StatusRefused}
@@ -137,20 +150,30 @@ func (s *supervisor) run() (int, error) {
 	if err := s.startInit(); err != nil {
 		return 0, &StepError{Step: "start the sandbox", Err: err, Status: spec.StatusRefused}
 	}
-	if err := s.connectUplink(); err != nil {
+	s.start = s.watchStart()
+	err := s.startCommand()
+	if calledOff := s.start.end(); calledOff != nil {
+		err = calledOff // for which init is gone
+	}
+	if err != nil {
 		return 0, err
 	}
+	return s.follow()
+}
+
+// startCommand goes from the clone of init to the command's first instruction.
+func (s *supervisor) startCommand() error {
+	if err := s.connectUplink(); err != nil {
+		return err
+	}
 	if err := s.recordSyscalls(); err != nil {
-		return 0, &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
+		return &StepError{Step: "record denied system calls", Err: err, Status: spec.StatusRefused}
 	}
 	s.surviveOOM()
 	if err := checkLimits(s.spec.Checks); err != nil {
-		return 0, &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
+		return &StepError{Step: "verify the limits", Err: err, Status: spec.StatusRefused}
 	}
-	if err := s.release(signals); err != nil {
-		return 0, err
-	}
-	return s.follow(signals)
+	return s.release()
 }
 
 // receiveSpec takes the first message: the spec and the command's streams.
@@ -387,7 +410,7 @@ func (s *supervisor) leaveStreams() {
 // release lets the command go once everything has been read back, and tells
 // the manager and purple that it runs. If the last step fails, the filter's,
 // the unit never becomes ready.
-func (s *supervisor) release(signals <-chan os.Signal) error {
+func (s *supervisor) release() error {
 	// While init and the command's process work.
 	if err := dropProcessCapabilities(0); err != nil {
 		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: spec.StatusRefused}
@@ -407,7 +430,8 @@ func (s *supervisor) release(signals <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseStopped(signals); err != nil {
+	// It would be killed at once.
+	if err := s.start.requireWanted(); err != nil {
 		return err
 	}
 	if err := s.audit.begin(s.started()); err != nil {
@@ -417,7 +441,11 @@ func (s *supervisor) release(signals <-chan os.Signal) error {
 	if err := s.seizeCommand(); err != nil {
 		return &StepError{Step: "trace the system calls", Err: err, Status: spec.StatusRefused}
 	}
+	if err := s.up.Send(spec.Message{Kind: spec.Released}); err != nil {
+		return fmt.Errorf("purple is gone: %w", err)
+	}
 	s.startedAt = time.Now()
+	s.released.Store(true)
 	if err := s.down.Send(spec.Message{Kind: spec.Go}); err != nil {
 		return err
 	}
@@ -429,7 +457,7 @@ func (s *supervisor) release(signals <-chan os.Signal) error {
 	if err != nil {
 		return fmt.Errorf("the sandbox's init is gone: %w", err)
 	}
-	if err := expect(m, spec.Started); err != nil {
+	if err := s.expectStarted(m); err != nil {
 		return err
 	}
 	s.readyAt = time.Now()
@@ -445,20 +473,25 @@ func (s *supervisor) release(signals <-chan os.Signal) error {
 	return nil
 }
 
-// refuseStopped keeps a command from being started whose unit is being stopped, by
-// somebody or at systemd's timeout for a start: it would be killed at once.
-func refuseStopped(signals <-chan os.Signal) error {
-	select {
-	case <-signals:
-		return &StepError{Step: "start the command", Err: errors.New("the unit was told to stop while the sandbox was made"), Status: spec.StatusRefused}
-	default:
-		return nil
+// expectStarted: what init says after the go is the last that can be a refusal, if the
+// command could not be executed.
+func (s *supervisor) expectStarted(m spec.Message) error {
+	if m.Kind == spec.Failed {
+		s.released.Store(false)
+	}
+	return expect(m, spec.Started)
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
 
 // event is what a reader of one control socket got.
 type event struct {
 	m   spec.Message
+	fds []int
 	err error
 }
 
@@ -467,10 +500,7 @@ func readMessages(c *spec.Conn) <-chan event {
 	go func() {
 		for {
 			m, fds, err := c.Recv()
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-			events <- event{m, err}
+			events <- event{m, fds, err}
 			if err != nil {
 				return
 			}
@@ -481,38 +511,47 @@ func readMessages(c *spec.Conn) <-chan event {
 
 // follow relays between purple, the manager and the sandbox until the command
 // has ended.
-func (s *supervisor) follow(signals <-chan os.Signal) (int, error) {
+func (s *supervisor) follow() (int, error) {
 	down := readMessages(s.down)
-	var up <-chan event
-	if !s.spec.Detach {
-		up = readMessages(s.up)
-	}
-	s.signals, s.fromPurple = signals, up
 	look := time.NewTicker(lookInterval)
 	defer look.Stop()
-	var kill <-chan time.Time
+	// What came while the command was started.
+	for _, e := range s.start.later {
+		s.hearPurple(e)
+	}
+	if s.start.stopped {
+		s.stop()
+	}
 	for {
 		select {
 		case e := <-down:
 			if status, done, err := s.fromInit(e); done || err != nil {
 				return status, err
 			}
-		case e := <-up:
-			if e.err != nil { // purple was killed, or its terminal closed
-				up, kill, s.abandoned = nil, time.After(grace), true
-				e.m = spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)}
-			}
-			s.signalled = s.signalled || e.m.Kind == spec.Signal
-			s.toInit(e.m)
-		case <-signals:
-			if s.stop(); kill == nil {
-				kill = time.After(grace)
-			}
+		case e := <-s.fromPurple:
+			s.hearPurple(e)
+		case <-s.signals:
+			s.stop()
 		case <-look.C:
 			s.watch()
-		case <-kill:
+		case <-s.kill:
 			s.end()
 		}
+	}
+}
+
+// hearPurple passes a message on. The end of an attached run's purple, which was killed
+// or has lost its terminal, is the run's; a detached one is left.
+func (s *supervisor) hearPurple(e event) {
+	closeAll(e.fds)
+	switch {
+	case s.spec.Detach:
+	case e.err != nil:
+		s.abandoned, s.kill = true, time.After(grace)
+		s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
+	default:
+		s.signalled = s.signalled || e.m.Kind == spec.Signal
+		s.toInit(e.m)
 	}
 }
 
@@ -525,6 +564,9 @@ func (s *supervisor) stop() {
 		s.limits.reach(journal.LimitTime, s.spec.Limits.Timeout, journal.Amount{})
 	}
 	s.stopping = true
+	if s.kill == nil {
+		s.kill = time.After(grace)
+	}
 	if s.watch(); !s.outOfMemory {
 		s.toInit(spec.Message{Kind: spec.StopAll, Signal: int(unix.SIGTERM)})
 	}
@@ -558,6 +600,7 @@ func (s *supervisor) end() { _ = unix.Shutdown(s.down.FD(), unix.SHUT_RDWR) }
 
 // fromInit handles one message of the sandbox's init; done: the run has ended.
 func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
+	closeAll(e.fds)
 	if e.err != nil && !errors.Is(e.err, io.EOF) {
 		return 0, true, e.err
 	}
@@ -575,7 +618,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		// The kernel kills all of the sandbox with its init, and init is gone
 		// when they are: the manager finds nothing left to kill.
 		if _, err := unix.Wait4(s.initPID, nil, 0, nil); err != nil {
-			return 0, true, fmt.Errorf("cannot wait for the sandbox's init: %w", err)
+			s.audit.complain(fmt.Errorf("cannot wait for the sandbox's init: %w", err))
 		}
 		s.awaitOutput()
 		s.input.returnOffset()
@@ -583,7 +626,7 @@ func (s *supervisor) fromInit(e event) (status int, done bool, err error) {
 		s.limits.finish(e.m.Threads)
 		s.ended(ws, wall, s.reportDenials())
 		return spec.ExitStatus(ws), true, nil
-	case spec.Failed:
+	case spec.Failed, spec.Broken:
 		return 0, true, expect(e.m, spec.Exited)
 	}
 	return 0, false, nil

@@ -37,17 +37,15 @@ func (s *supervisor) awaitNetwork() ([]int, error) {
 	if s.spec.NetworkNamespace == 0 && s.spec.Uplink == nil {
 		return nil, nil
 	}
-	m, fds, err := s.up.Recv()
-	if err != nil {
-		return nil, fmt.Errorf("purple is gone: %w", err)
+	select {
+	case e := <-s.start.connected:
+		if len(e.fds) != len(s.spec.Published) {
+			return nil, fmt.Errorf("got %d listening sockets for %d ports", len(e.fds), len(s.spec.Published))
+		}
+		return e.fds, nil
+	case <-s.start.calledOff:
+		return nil, s.start.refusal()
 	}
-	if err := expect(m, spec.Connected); err != nil {
-		return nil, err
-	}
-	if len(fds) != len(s.spec.Published) {
-		return nil, fmt.Errorf("got %d listening sockets for %d ports", len(fds), len(s.spec.Published))
-	}
-	return fds, nil
 }
 
 // recordDenied begins to listen to the rules of the namespace and makes events
