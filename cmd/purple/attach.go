@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,8 +23,8 @@ const interruptGrace = 5 * time.Second
 // callerTerminal tells which standard streams are terminals, and its size.
 func callerTerminal() (terminal [3]bool, winsize [4]uint16) {
 	for fd := range 3 {
-		if terminal[fd] = term.IsTerminal(fd); terminal[fd] {
-			if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+		if terminal[fd] = term.IsTerminal(descriptorOf(fd)); terminal[fd] {
+			if w, err := unix.IoctlGetWinsize(descriptorOf(fd), unix.TIOCGWINSZ); err == nil {
 				winsize = [4]uint16{w.Row, w.Col, w.Xpixel, w.Ypixel}
 			}
 		}
@@ -54,16 +56,18 @@ func (s *session) events() <-chan event {
 // attachment is the state of an attached run.
 type attachment struct {
 	*session
-	relay *relay
+	relay   *relay
+	started bool          // the command runs, or has run
+	exited  *spec.Message // how the command ended
+	failure error         // a step could not be done, and nothing of the command has run
+	broken  error         // Purple failed when the command may have run, or this end of the socket did
 
-	started bool               // the command runs, or has run
-	exited  *spec.Message      // how the command ended, from purple-init
+	trouble []error            // of purple's own part, which does not end the run
 	lost    []string           // what did not come through of the output
 	denied  *spec.Denied       // what the network's rules refused; nil: nothing
 	calls   *spec.DeniedCalls  // what the filter denied; nil: nothing
 	access  *spec.DeniedAccess // what mounts and missing capabilities refused; nil: nothing
 	ended   *journal.RunEnded  // what purple-init has recorded of the end
-	failure error              // why the sandbox could not be made
 	ending  *ending            // how the unit ended, from systemd
 }
 
@@ -76,20 +80,21 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 	defer func() { go signal.Stop(signals) }()
 	at := &attachment{session: s, relay: newRelay(s.plan.Spec.Terminal)}
 	defer at.relay.restore()
-	watch := func() <-chan ending { return s.watchUnit(ctx) }
-	if err := at.follow(ctx, signals, at.events(), watch); err != nil {
-		return err
-	}
+	at.follow(ctx, signals, at.events(), func() <-chan ending { return s.watchUnit(ctx) })
 	at.relay.drain()
 	at.relay.restore()
+	end := at.outcome()
 	if at.failure != nil {
 		return at.failure
 	}
+	for _, err := range at.trouble {
+		fmt.Fprintf(a.stderr, "purple: %s: %v\n", s.plan.Unit, err)
+	}
 	for _, lost := range at.lost {
 		fmt.Fprintf(a.stderr, "purple: %s: %s\n", s.plan.Unit, lost)
+		end.status = orLost(end.status)
 	}
 	a.explainDenied(s, at.denied, at.calls, at.access)
-	end := at.outcome()
 	a.log(logUnits).Info("ended", "unit", s.plan.Unit, "result", at.ending.Result, "code", at.ending.Code, "status", at.ending.Status)
 	at.log.Info("the command has ended", "reason", end.reason, "status", end.status)
 	if err := at.recordKilled(end); err != nil {
@@ -104,8 +109,9 @@ func (a *app) attach(ctx context.Context, s *session, receipt *receipt) error {
 // unit that could not begin has none.
 const silence = 100 * time.Millisecond
 
-func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, watch func() <-chan ending) error {
-	var kill <-chan time.Time
+// follow ends when both ends were seen, or when there is nothing more to hear of them.
+func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, events <-chan event, watch func() <-chan ending) {
+	var kill, giveUp <-chan time.Time
 	var ended <-chan ending
 	silent := time.After(silence)
 	starting := true
@@ -119,12 +125,10 @@ func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, even
 		case e := <-events:
 			starting = false
 			if e.err != nil {
-				events = nil
+				events, at.broken = nil, cmp.Or(at.broken, brokenBy(e.err))
 				continue
 			}
-			if err := at.handle(e); err != nil {
-				return err
-			}
+			at.handle(e)
 		case end := <-ended:
 			at.ending = &end
 			if end.err != nil {
@@ -134,17 +138,36 @@ func (at *attachment) follow(ctx context.Context, signals <-chan os.Signal, even
 			// What purple-init said last is still in the socket, and its
 			// end may be held by PID 1 for a while: read up to here.
 			if err := unix.Shutdown(at.conn.FD(), unix.SHUT_RD); err != nil {
-				return fmt.Errorf("cannot close the control socket: %w", err)
+				at.broken, events = fmt.Errorf("cannot close the control socket: %w", err), nil
 			}
 		case sig := <-signals:
 			kill = at.interrupt(sig, kill)
 		case <-kill:
-			if err := at.unit.Kill(ctx); err != nil {
-				return err
-			}
+			at.kill(ctx)
+			giveUp = time.After(endTimeout)
+		case <-giveUp:
+			at.broken = cmp.Or(at.broken, errors.New("it did not end when it was killed"))
+			at.ending = cmp.Or(at.ending, &ending{})
+			return
 		}
 	}
-	return nil
+}
+
+// kill ends the run: through systemd, and where that does not answer, by leaving
+// purple-init, which then ends it as if purple were gone.
+func (at *attachment) kill(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, interruptGrace)
+	defer cancel()
+	if err := at.unit.Kill(ctx); err != nil {
+		at.leave(err)
+	}
+}
+
+// leave ends the run for a reason of purple's own, by ending what purple-init hears.
+// How it then ends is still heard.
+func (at *attachment) leave(why error) {
+	at.trouble = append(at.trouble, why)
+	_ = unix.Shutdown(at.conn.FD(), unix.SHUT_WR) // it fails where the other end is gone
 }
 
 // interrupt passes a signal on to the command. One that would have ended it
@@ -163,17 +186,23 @@ func (at *attachment) interrupt(sig os.Signal, kill <-chan time.Time) <-chan tim
 	return time.After(interruptGrace)
 }
 
-func (at *attachment) handle(e event) error {
+func (at *attachment) handle(e event) {
 	at.log.Debug("purple-init says", "message", e.m.Kind, "descriptors", len(e.fds))
 	switch e.m.Kind {
+	case spec.Released:
+		at.released = true
 	case spec.Started:
 		at.started = true
 		at.learner.begin()
 		if len(e.fds) == 1 {
-			return at.relay.start(e.fds[0])
+			if err := at.relay.start(e.fds[0]); err != nil {
+				at.leave(err)
+			}
 		}
 	case spec.Stopped:
-		return at.suspend()
+		if err := at.suspend(); err != nil {
+			at.leave(err)
+		}
 	case spec.Exited:
 		at.exited = &e.m
 	case spec.Lost:
@@ -191,12 +220,17 @@ func (at *attachment) handle(e event) error {
 	case spec.Taught:
 		at.learner.take(e.m.Learnt)
 	case spec.Ended:
-		return at.readEnd(e.m.Event)
+		if err := at.readEnd(e.m.Event); err != nil {
+			at.trouble = append(at.trouble, err)
+		}
 	case spec.Failed:
 		at.failure = refusal(e.m)
+	case spec.Broken:
+		at.broken = brokenError(e.m)
 	}
-	return nil
 }
+
+func brokenError(m spec.Message) error { return fmt.Errorf("cannot %s: %s", m.Step, m.Error) }
 
 // suspend stops purple as the command was stopped (Ctrl-Z), so that the
 // caller's shell gets its terminal back; `fg` continues both.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -59,6 +60,10 @@ func (s *session) hear(ctx context.Context) (spec.Message, error) {
 		}
 	}()
 	m, fds, err := s.conn.Recv()
+	if m.Kind == spec.Released {
+		s.released = true
+		m, fds, err = s.conn.Recv()
+	}
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
@@ -69,11 +74,19 @@ func (s *session) hear(ctx context.Context) (spec.Message, error) {
 }
 
 // unexplained is the error when purple-init left without a message: killed, or
-// never executed.
-func (s *session) unexplained(ctx context.Context) error {
+// never executed. reading is what came instead of one.
+func (s *session) unexplained(ctx context.Context, reading error) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	return s.statusError(outcome(false, nil, <-s.watchUnit(ctx)))
+	return s.statusError(outcome(seen{released: s.released, broken: brokenBy(reading)}, <-s.watchUnit(ctx)))
+}
+
+// brokenBy is nil for the end of a socket, as it should be.
+func brokenBy(reading error) error {
+	if errors.Is(reading, io.EOF) {
+		return nil
+	}
+	return reading
 }
 
 // verdict is how a run has ended for the caller.
@@ -93,7 +106,17 @@ func (s *session) statusError(v verdict) error {
 
 // outcome of an attached run.
 func (at *attachment) outcome() verdict {
-	return withRecorded(outcome(at.started, at.exited, *at.ending), at.ended)
+	came := seen{released: at.released, exited: at.exited, failure: at.failure, broken: at.broken}
+	return withRecorded(outcome(came, *at.ending), at.ended)
+}
+
+// seen is what came over the control socket until its end, in which nothing is lost
+// unless it is broken.
+type seen struct {
+	released bool          // the command may have run
+	exited   *spec.Message // how it ended
+	failure  error         // a step could not be done, and nothing of the command has run
+	broken   error         // Purple failed when the command may have run, or this end of the socket did
 }
 
 // withRecorded adds what purple-init knows and the verdict does not: who asked
@@ -122,30 +145,82 @@ const (
 
 // outcome turns both truths into a verdict, whose status is a contract:
 // purple-init's, which is exact, and systemd's, which knows the reason.
-func outcome(started bool, exited *spec.Message, end ending) verdict {
-	refused := func(format string, args ...any) verdict {
-		return verdict{spec.StatusRefused, journal.ReasonRefused, fmt.Errorf(format, args...)}
-	}
+//
+// 125 is said only where nothing of the command can have run.
+func outcome(s seen, end ending) verdict {
 	switch {
-	case exited == nil && end.err != nil:
-		return verdict{spec.StatusRefused, journal.ReasonKilled, end.err}
-	case end.Result == "timeout" && !started:
-		return refused("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=); nothing of the command has run")
+	case s.failure != nil:
+		return verdict{refusalStatus(s.failure), journal.ReasonRefused, s.failure}
+	case !s.released && s.exited == nil && s.broken == nil:
+		return verdict{spec.StatusRefused, journal.ReasonRefused, whyNotStarted(end)}
 	case end.Overran:
 		return timedOut()
-	case exited != nil && exited.OutOfMemory, end.Result == "oom-kill": // the latter by an administrator's OOMPolicy= only
+	case s.exited != nil && s.exited.OutOfMemory, end.Result == "oom-kill": // the latter by an administrator's OOMPolicy= only
 		return verdict{spec.StatusOOM, journal.ReasonOOM, errors.New("killed: out of memory (resources.memory_limit_bytes)")}
-	case exited != nil:
-		return exitVerdict(unix.WaitStatus(exited.WaitStatus))
+	case s.exited != nil:
+		return exitVerdict(unix.WaitStatus(s.exited.WaitStatus))
+	case s.broken != nil:
+		return lost(s.broken)
+	case end.err != nil:
+		return lost(end.err)
 	case end.Code == codeNone:
-		return refused("systemd has not started it (result %s): it was stopped before, or `journalctl -u` has the reason", end.Result)
-	case end.Code == codeExited && end.Status >= 200:
-		return refused("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+		return lost(errors.New("systemd knows nothing of it any more"))
+	case end.Code == codeExited && (end.Status == crashStatus || end.Status == spec.StatusLost):
+		return lost(fmt.Errorf("purple-init ended early (result %s, status %d)", end.Result, end.Status))
 	case end.Code == codeExited:
-		return refused("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+		return verdict{status: int(end.Status), reason: journal.ReasonExited}
 	default:
 		return verdict{128 + int(end.Status), journal.ReasonKilled, fmt.Errorf("purple-init was killed by signal %d, the command with it", end.Status)}
 	}
+}
+
+// purple-init's exit status is the command's if it gets so far. It is crashStatus if
+// its Go runtime crashes; from systemdStatus on it is systemd's own for what could not be
+// done before execve (systemd.exec(5), "Process exit codes").
+const (
+	crashStatus   = 2
+	systemdStatus = 200
+)
+
+// whyNotStarted is what systemd knows of a purple-init that has let no command go and
+// has not said why.
+func whyNotStarted(end ending) error {
+	switch {
+	case end.err != nil:
+		return fmt.Errorf("purple-init is gone, and systemd cannot be asked why: %w", end.err)
+	case end.Result == "timeout":
+		return errors.New("the sandbox was not ready within systemd's time for a start (TimeoutStartSec=)")
+	case end.Code == codeNone:
+		return fmt.Errorf("systemd has not started it (result %s): it was stopped before, or `journalctl -u` has the reason", end.Result)
+	case end.Code == codeExited && end.Status >= systemdStatus:
+		return fmt.Errorf("systemd could not start purple-init (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+	case end.Code == codeExited:
+		return fmt.Errorf("purple-init ended early (result %s, status %d); `journalctl -u` has the reason", end.Result, end.Status)
+	default:
+		return fmt.Errorf("purple-init was killed by signal %d before it had started the command", end.Status)
+	}
+}
+
+func lost(err error) verdict {
+	return verdict{spec.StatusLost, journal.ReasonLost, fmt.Errorf("the command may have run, and how it ended is not known: %w; `journalctl -u` may tell", err)}
+}
+
+// refusalStatus is the status of a step's error: 125, or the shell's for a command that
+// cannot be executed.
+func refusalStatus(err error) int {
+	if s := (*statusError)(nil); errors.As(err, &s) {
+		return s.status
+	}
+	return spec.StatusRefused
+}
+
+// orLost is the status of a run of which something was to be kept, and is lost: its
+// own, unless that says that all is well.
+func orLost(status int) int {
+	if status == 0 {
+		return spec.StatusLost
+	}
+	return status
 }
 
 func exitVerdict(ws unix.WaitStatus) verdict {

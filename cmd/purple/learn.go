@@ -77,13 +77,13 @@ func (a *app) learn(ctx context.Context, req request, output string, merge bool)
 	runErr := a.run(ctx, req, nil)
 	if !l.complete {
 		if exitStatus(runErr) == 0 {
-			return errors.New("nothing was learnt: purple-init has not told what the command did")
+			return &statusError{spec.StatusLost, errors.New("nothing was learnt: purple-init has not told what the command did")}
 		}
 		return runErr
 	}
 	if err := a.writeLesson(l, runErr); err != nil {
 		err = errors.Join(fmt.Errorf("cannot write the profile %q: %w", output, err), sayable(runErr))
-		return &statusError{spec.StatusRefused, err}
+		return &statusError{orLost(exitStatus(runErr)), err}
 	}
 	return runErr
 }

@@ -14,7 +14,8 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	catchCrashes()
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: standardError}
 	status := make(chan int)
 	go func() { status <- a.main(os.Args[1:]) }()
 	os.Exit(<-status)

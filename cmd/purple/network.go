@@ -116,7 +116,7 @@ func (s *session) connect(ctx context.Context, u *uplink) error {
 	m, err := s.hear(ctx)
 	switch {
 	case err != nil:
-		return s.unexplained(ctx)
+		return s.unexplained(ctx, err)
 	case m.Kind == spec.Failed:
 		return refusal(m)
 	case m.Kind != spec.Alive:

@@ -71,7 +71,8 @@ func (a *app) runForReceipt(ctx context.Context, req request) error {
 	defer r.dir.Close()
 	runErr := a.run(ctx, req, r)
 	if err := r.write(runErr); err != nil {
-		fmt.Fprintf(a.stderr, "purple: cannot write the receipt %q: %v\n", req.receipt, err)
+		err = fmt.Errorf("cannot write the receipt %q: %w", req.receipt, err)
+		return &statusError{orLost(exitStatus(runErr)), errors.Join(err, sayable(runErr))}
 	}
 	return runErr
 }

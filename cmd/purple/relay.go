@@ -58,7 +58,7 @@ func (r *relay) output() *os.File {
 	case r.terminal[1]:
 		return os.Stdout
 	case r.terminal[2]:
-		return os.Stderr
+		return standardError
 	default:
 		return os.Stdin
 	}
@@ -108,7 +108,7 @@ func (r *relay) resize() {
 		if !is {
 			continue
 		}
-		if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+		if w, err := unix.IoctlGetWinsize(descriptorOf(fd), unix.TIOCGWINSZ); err == nil {
 			_ = unix.IoctlSetWinsize(int(r.master.Fd()), unix.TIOCSWINSZ, w)
 			return
 		}

@@ -133,6 +133,8 @@ type session struct {
 	log     *slog.Logger   // of what purple-init says
 	learner *learner       // nil: not a learning run
 	policy  *policies.Policy
+
+	released bool // from here on the command may have run
 }
 
 // start starts the unit and gives it its network.
@@ -206,6 +208,7 @@ func (s *session) sendSpec(p *prepared) error {
 	if p.log != nil {
 		sent.add(int(p.log.Fd()))
 	}
+	mayHaveRun()
 	return s.conn.Send(spec.Message{Kind: spec.Start}, sent.fds...)
 }
 
@@ -255,10 +258,13 @@ func (d *descriptors) addStreams(streams [3]int, terminal [3]bool) error {
 func (a *app) detach(ctx context.Context, s *session) error {
 	m, err := s.hear(ctx)
 	if err != nil {
-		return s.unexplained(ctx)
+		return s.unexplained(ctx, err)
 	}
-	if m.Kind == spec.Failed {
+	switch m.Kind {
+	case spec.Failed:
 		return refusal(m)
+	case spec.Broken:
+		return s.statusError(lost(brokenError(m)))
 	}
 	fmt.Fprintln(a.stdout, s.plan.Unit)
 	return nil

@@ -30,6 +30,15 @@ func callersStreams(terminal [3]bool) ([3]int, error) {
 	return streams, nil
 }
 
+// descriptorOf is where the caller's stream n is: standard error is not 2, see
+// catchCrashes.
+func descriptorOf(n int) int {
+	if fd := int(C.inherited_streams[n]); fd >= 0 {
+		return fd
+	}
+	return n
+}
+
 func checkStream(n, fd int) error {
 	facts, err := stdio.Examine(fd)
 	if err != nil {

@@ -1,0 +1,2 @@
+extern int crash_status;
+int catch_crashes(void);
