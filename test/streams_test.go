@@ -519,8 +519,8 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 // fullDisk is a file that takes nothing more.
 func fullDisk(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	sh(t, fmt.Sprintf("mount -t tmpfs -o size=4k none %[1]s && touch %[1]s/file && chmod 666 %[1]s/file && head -c 4096 /dev/zero >%[1]s/full", dir))
+	dir := tempDir(t)
+	sh(t, fmt.Sprintf("mount -t tmpfs -o size=4k,mode=777 none %[1]s && touch %[1]s/file && chmod 666 %[1]s/file && head -c 4096 /dev/zero >%[1]s/full", dir))
 	t.Cleanup(func() { sh(t, "umount -l "+dir) })
 	return filepath.Join(dir, "file")
 }

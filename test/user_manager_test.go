@@ -81,6 +81,8 @@ var notForUsers = map[string]string{
 	"TestStopDuringTheStart":                   noHold,
 	"TestStopBeforeTheStart":                   systemUnits,
 	"TestTimeoutWithoutTheBus":                 systemUnits,
+	"TestInterruptsWithoutTheBus":              systemUnits,
+	"TestEndWhileInitHangs":                    noHold,
 	"TestInitThatCannotBeExecuted":             aScript,
 	"TestNameServiceSocketsAreUnreachable":     lookups,
 	"TestFirstInstructionSendsNothing":         passedOn,

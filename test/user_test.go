@@ -387,3 +387,13 @@ func TestUserDocumentedCommands(t *testing.T) {
 		t.Error("no block")
 	}
 }
+
+// A user's run that hangs while it is made ends with purple, too.
+func TestUserEndWhileInitHangs(t *testing.T) {
+	dir := tempDir(t)
+	sh(t, fmt.Sprintf("cp %[1]s/* %[2]s; printf '#!/bin/sh\\nexec sleep 1000\\n' >%[2]s/purple-net; chown %[3]d: %[2]s/*; chmod 755 %[2]s/*", realBin(), dir, aliceUID))
+	profile := writeProfile(t, lift("name: hanging\nextends: ai-dev-safe\n"))
+	const script = `cd %[1]s; %[1]s/purple run --profile %[2]s -- true & until pgrep -u %[3]d -x sleep >/dev/null; do sleep 0.05; done; kill -KILL $!; wait`
+	as(t, alice, aliceUID, fmt.Sprintf(script, dir, profile, aliceUID))
+	noUnits(t, "hanging")
+}
