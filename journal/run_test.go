@@ -77,6 +77,7 @@ func TestMessagesOfARun(t *testing.T) {
 		"Killed: out of memory":                    with(ReasonOOM, 137),
 		"Stopped":                                  with(ReasonStopped, 143),
 		"Killed with its supervisor":               with(ReasonKilled, 137),
+		"The outcome is not known: x":              with(ReasonLost, 123),
 		"Refused with status 126: x":               with(ReasonRefused, 126),
 		`Cannot write to the log /x\x0a: no disk`:  LogFailed{Path: "/x\n", Error: "no disk"},
 		"Ended by signal 15 after 1.23s, CPU 50ms, memory peak 12M, read 0B, written 4K, received 7B, sent 8B; limits reached: memory cpu; denied packets: 3; denied system calls: 14; denied accesses to paths: 3; denied capabilities: 1": ended,

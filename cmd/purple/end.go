@@ -261,8 +261,12 @@ func (at *attachment) recordKilled(end verdict) error {
 		return err
 	}
 	defer writer.Close()
-	return writer.Send(journal.RunEnded{
+	event := journal.RunEnded{
 		Run:        journal.Run{Unit: s.Unit, Profile: s.Profile, RunID: s.RunID, Learning: s.Learning},
 		PolicyHash: s.PolicyHash, Reason: end.reason, Status: uint8(end.status),
-	})
+	}
+	if end.err != nil {
+		event.Error = end.err.Error()
+	}
+	return writer.Send(event)
 }

@@ -26,7 +26,9 @@ func newRunCommand(a *app) *cobra.Command {
 
 The exit status is the command's own; 128+n when signal n killed it; 124 after
 the timeout; 137 out of memory; 125 when Purple refused or failed, and then
-nothing of the command has run; 126 not executable; 127 not found.
+nothing of the command has run; 126 not executable; 127 not found. 123 when
+Purple failed after the start: the command may have run, and how it ended is not
+known, or it succeeded and its receipt could not be kept.
 
 SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; what has not
 ended 5 seconds later, or at a second signal, is killed. On a terminal the keys
