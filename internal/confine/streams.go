@@ -126,7 +126,7 @@ func (s *supervisor) copyInput(fd int, facts stdio.Facts) bool {
 	if !facts.MayRead(s.spec.Identity.HostUID) {
 		return false
 	}
-	if s.streams[0], err = openReadOnlyCopy(fd, began); err != nil {
+	if s.streams[0], err = copyFromHere(fd, began); err != nil {
 		return false
 	}
 	s.input.copied, err = unix.FcntlInt(uintptr(s.streams[0]), unix.F_DUPFD_CLOEXEC, 3)
@@ -135,24 +135,51 @@ func (s *supervisor) copyInput(fd int, facts stdio.Facts) bool {
 
 // pathOfInput is where this process can open the file; empty: nowhere.
 func pathOfInput(fd int) string {
-	name, err := readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil || !strings.HasPrefix(name, "/") {
-		return ""
-	}
-	at, err := openNoLinks(name)
-	if err != nil {
+	name, at := openByItsPath(fd)
+	if at < 0 {
 		return ""
 	}
 	defer unix.Close(at)
-	if same, err := sameInode(fd, at); err != nil || !same {
-		return ""
-	}
 	again, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return ""
 	}
 	unix.Close(again)
 	return name
+}
+
+// openByItsPath opens with O_PATH, in this mount namespace, the file that fd is, at the
+// path that the kernel says. -1: it is not there.
+func openByItsPath(fd int) (string, int) {
+	name, err := readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil || !strings.HasPrefix(name, "/") {
+		return "", -1
+	}
+	at, err := openNoLinks(name)
+	if err != nil {
+		return "", -1
+	}
+	if same, err := sameInode(fd, at); err != nil || !same {
+		unix.Close(at)
+		return "", -1
+	}
+	return name, at
+}
+
+// copyFromHere is openReadOnlyCopy also of a file that was opened in another mount
+// namespace, of which no mount can be copied (EINVAL, open_tree(2)): systemd 257, and
+// not yet 252, gives a unit with PrivateNetwork= a mount namespace of its own.
+func copyFromHere(fd int, offset int64) (int, error) {
+	copied, err := openReadOnlyCopy(fd, offset)
+	if !errors.Is(err, unix.EINVAL) {
+		return copied, err
+	}
+	_, at := openByItsPath(fd)
+	if at < 0 {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return openReadOnlyCopy(at, offset)
 }
 
 // openReadOnlyCopy opens a regular file anew, on a copy of its mount that is
