@@ -205,3 +205,32 @@ func TestEndWhileInitHangs(t *testing.T) {
 		}
 	}
 }
+
+// An administrator's drop-in may leave purple-init less than it needs, which is a refusal
+// in one line as well, whichever step it is that fails.
+func TestUnitWithFewResources(t *testing.T) {
+	c := call{args: []string{"run", "--profile", profilePath("plain"), "--", "true"}}
+	reload := func(line string) {
+		t.Helper()
+		sh(t, `for manager in system user; do
+mkdir -p /run/systemd/$manager/purple-.service.d
+printf '[Service]\n`+line+`\n' > /run/systemd/$manager/purple-.service.d/few.conf
+done
+systemctl daemon-reload`)
+	}
+	t.Cleanup(func() { sh(t, "rm -r /run/systemd/{system,user}/purple-.service.d; systemctl daemon-reload") })
+	reload("")
+	c.run(t).mustSucceed(t)
+	lines := []string{"TasksMax=1", "TasksMax=3", "TasksMax=6"}
+	if lifted { // a user's unit has no such limit
+		lines = nil
+	}
+	for _, line := range append(lines, "LimitNOFILE=6", "LimitNOFILE=12", "LimitNOFILE=20", "LimitAS=300M", "LimitDATA=10M", "LimitFSIZE=0", "LimitSTACK=8K") {
+		reload(line)
+		r := c.run(t)
+		if r.status != 125 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "purple: ") {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	noUnits(t, "plain")
+}

@@ -19,10 +19,13 @@ import (
 const (
 	specFD = 3
 	connFD = 4
+	// errorFD becomes standard error once that is connected: until then what Go's
+	// runtime prints if it crashes goes where the supervisor's goes, to the journal.
+	errorFD = 5
 	// listenerFD leads to the supervisor, if the filter is to have a listener.
-	listenerFD = 5
+	listenerFD = 6
 	// socketsFD leads to the supervisor, if init is to make sockets for it.
-	socketsFD = 6
+	socketsFD = 7
 )
 
 // sandbox is PID 1 of the sandbox.
@@ -55,6 +58,7 @@ func Init(sealed bool) int {
 	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), userns: -1, input: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
+	unix.CloseOnExec(errorFD)
 	unix.CloseOnExec(listenerFD)
 	unix.CloseOnExec(socketsFD)
 	// It was executed as /proc/self/exe, and would be called "exe".

@@ -79,7 +79,7 @@ func initArgs(more ...string) []string { return append([]string{"purple-init", "
 
 // keepDescriptors lets what the supervisor has given survive execve.
 func keepDescriptors() error {
-	for _, fd := range []int{specFD, connFD, listenerFD, socketsFD} {
+	for _, fd := range []int{specFD, connFD, errorFD, listenerFD, socketsFD} {
 		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
 		if err != nil && !errors.Is(err, unix.EBADF) { // not every run has all of them
 			return fmt.Errorf("cannot keep descriptor %d: %w", fd, err)

@@ -248,6 +248,9 @@ func (s *sandbox) copyInput() error {
 // connectStreams puts the sandbox's pty where the caller has a terminal, and looks
 // once more at what the command, a fork of this process, will have as its streams.
 func (s *sandbox) connectStreams() error {
+	if err := errors.Join(unix.Dup2(errorFD, unix.Stderr), unix.Close(errorFD)); err != nil {
+		return err
+	}
 	for n, isTerminal := range s.spec.Terminal {
 		var err error
 		if isTerminal {

@@ -286,7 +286,7 @@ func (s *supervisor) startInit() error {
 	s.down = conn
 	attr := &syscall.ProcAttr{
 		Env:   []string{oneProcessor},
-		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(s.streams[2]), uintptr(s.specFD), theirs.Fd()},
+		Files: []uintptr{uintptr(s.streams[0]), uintptr(s.streams[1]), uintptr(unix.Stderr), uintptr(s.specFD), theirs.Fd(), uintptr(s.streams[2])},
 		Sys:   s.initAttributes(),
 	}
 	for _, f := range extra {
