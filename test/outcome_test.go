@@ -206,31 +206,47 @@ func TestEndWhileInitHangs(t *testing.T) {
 	}
 }
 
+// dropIn lets a test change a line of every unit of Purple's, as an administrator can.
+func dropIn(t *testing.T) func(line string) {
+	t.Helper()
+	t.Cleanup(func() { sh(t, "rm -r /run/systemd/{system,user}/purple-.service.d; systemctl daemon-reload") })
+	return func(line string) {
+		t.Helper()
+		sh(t, `for manager in system user; do
+mkdir -p /run/systemd/$manager/purple-.service.d
+printf '[Service]\n`+line+`\n' > /run/systemd/$manager/purple-.service.d/changed.conf
+done
+systemctl daemon-reload`)
+	}
+}
+
 // An administrator's drop-in may leave purple-init less than it needs, which is a refusal
 // in one line as well, whichever step it is that fails.
 func TestUnitWithFewResources(t *testing.T) {
 	c := call{args: []string{"run", "--profile", profilePath("plain"), "--", "true"}}
-	reload := func(line string) {
-		t.Helper()
-		sh(t, `for manager in system user; do
-mkdir -p /run/systemd/$manager/purple-.service.d
-printf '[Service]\n`+line+`\n' > /run/systemd/$manager/purple-.service.d/few.conf
-done
-systemctl daemon-reload`)
-	}
-	t.Cleanup(func() { sh(t, "rm -r /run/systemd/{system,user}/purple-.service.d; systemctl daemon-reload") })
-	reload("")
+	change := dropIn(t)
+	change("")
 	c.run(t).mustSucceed(t)
-	lines := []string{"TasksMax=1", "TasksMax=3", "TasksMax=6"}
-	if lifted { // a user's unit has no such limit
-		lines = nil
+	lines := []string{"LimitNOFILE=6", "LimitNOFILE=12", "LimitNOFILE=20", "LimitAS=300M", "LimitDATA=10M", "LimitFSIZE=0", "LimitSTACK=8K"}
+	if !lifted { // else a user's unit has no such limit
+		lines = append(lines, "TasksMax=1", "TasksMax=3", "TasksMax=6")
 	}
-	for _, line := range append(lines, "LimitNOFILE=6", "LimitNOFILE=12", "LimitNOFILE=20", "LimitAS=300M", "LimitDATA=10M", "LimitFSIZE=0", "LimitSTACK=8K") {
-		reload(line)
-		r := c.run(t)
-		if r.status != 125 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "purple: ") {
+	for _, line := range lines {
+		change(line)
+		if r := c.run(t); r.status != 125 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "purple: ") {
 			t.Errorf("%s: %+v", line, r)
 		}
+	}
+	noUnits(t, "plain")
+}
+
+// The manager is told that the unit is ready when the command has been let go.
+func TestReadinessThatCannotBeTold(t *testing.T) {
+	change := dropIn(t)
+	change("Environment=NOTIFY_SOCKET=/run/no/socket")
+	r := call{args: []string{"run", "--profile", profilePath("plain"), "--", "sh", "-c", "sleep 300"}}.run(t)
+	if r.status != 123 || !strings.Contains(r.stderr, "the command may have run") || !strings.Contains(r.stderr, "cannot tell the manager that the unit is ready") {
+		t.Errorf("%+v", r)
 	}
 	noUnits(t, "plain")
 }
