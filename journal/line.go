@@ -9,13 +9,16 @@ import (
 // fieldTime is when an event was written; in the journal it is journald's own.
 const fieldTime = "time"
 
+// LineStart is how each line begins.
+const LineStart = `{"` + fieldTime + `":"`
+
 // Line writes an event as one line of JSON: the time, and the journal's fields
 // for it, each as a text.
 //
 // Not by encoding/json: purple-init does without, whose every start that would
 // slow down.
 func Line(e Event, at time.Time) []byte {
-	line := []byte(`{"` + fieldTime + `":"` + at.UTC().Format(time.RFC3339Nano) + `"`)
+	line := []byte(LineStart + at.UTC().Format(time.RFC3339Nano) + `"`)
 	for _, f := range Fields(e) {
 		line = append(line, `,"`+f.Name+`":`...)
 		line = appendQuoted(line, f.Value)

@@ -14,6 +14,9 @@ var builtinFiles embed.FS
 // builtinDir is what errors and Files call the place of the built-in profiles.
 const builtinDir = "built-in"
 
+// IsBuiltin tells whether a file, as Policy.Files and a Position have it, is part of purple.
+func IsBuiltin(file string) bool { return strings.HasPrefix(file, builtinDir+"/") }
+
 // Builtins are the names of the profiles that are part of purple, sorted.
 func Builtins() []string {
 	entries, err := fs.ReadDir(builtinFiles, ".")

@@ -19,37 +19,84 @@ type Dir struct {
 	Writable bool   // Create and Delete work in the first one that is
 }
 
-// SourceBuiltin is the Source of the profiles that are part of purple.
-const SourceBuiltin = "built-in"
+// What the Source of a profile may be.
+const (
+	SourceBuiltin = "built-in" // part of purple
+	SourceSystem  = "system"   // the administrator's
+	SourcePackage = "package"
+	SourceUser    = "user"
+	SourceFile    = "file" // named by its path
+)
 
-// DefaultDirs are the directories that a user's profiles are found in, the
-// first that has a name wins. home is not looked at for root (uid 0).
-func DefaultDirs(uid int, home string) []Dir {
-	system := Dir{Path: "/etc/purple/policies", Source: "system", Writable: uid == 0}
-	vendor := Dir{Path: "/usr/share/purple/policies", Source: "package"}
-	if uid == 0 {
-		return []Dir{system, vendor}
-	}
-	user := Dir{Path: filepath.Join(home, ".config/purple/policies"), Source: "user", Writable: true}
-	return []Dir{user, system, vendor}
+// SystemDirs are the directories whose files are root's own. Only root changes them.
+func SystemDirs() []Dir {
+	return []Dir{{Path: "/etc/purple/policies", Source: SourceSystem}, {Path: "/usr/share/purple/policies", Source: SourcePackage}}
 }
+
+func userDir(home string) Dir {
+	return Dir{Path: filepath.Join(home, ".config/purple/policies"), Source: SourceUser, Writable: true}
+}
+
+// RootsDirs are the directories that root's profiles are found in, the first that has
+// a name wins.
+func RootsDirs() []Dir {
+	dirs := SystemDirs()
+	dirs[0].Writable = true
+	return dirs
+}
+
+// UsersDirs are the directories of a user's profiles: their own come first.
+func UsersDirs(home string) []Dir { return slices.Concat([]Dir{userDir(home)}, SystemDirs()) }
+
+// DirsBehindSudo are those of root's for a user behind sudo: no profile of theirs has
+// the name of an administrator's, which sudoers may give away, or of a package's.
+func DirsBehindSudo(home string) []Dir { return append(SystemDirs(), userDir(home)) }
+
+// Rights calls a function with certain rights to files, and returns its error.
+type Rights func(func() error) error
+
+func ownRights(f func() error) error { return f() }
 
 // Store finds profiles by name: in its directories, in their order, and then
 // among the built-in ones.
 type Store struct {
-	dirs  []Dir
-	guard guard
+	dirs    []Dir
+	guard   guard
+	callers Rights // for files that the caller names or owns
 }
 
 // NewStore returns a Store that believes files of root and of this process's
 // user.
 func NewStore(dirs ...Dir) *Store {
-	return &Store{dirs: dirs, guard: guard{owners: []uint32{uint32(os.Geteuid())}}}
+	return &Store{dirs: dirs, guard: guard{owners: []uint32{uint32(os.Geteuid())}}, callers: ownRights}
 }
 
-// TrustOwner makes the Store believe files of one more user: under sudo, the
-// one who called it.
-func (s *Store) TrustOwner(uid uint32) { s.guard.owners = append(s.guard.owners, uid) }
+// For makes the Store one of another user's, the one behind sudo: it believes their
+// files too, and reads or writes what they name or own with their rights alone. What it
+// shows of a file, in an error too, they may read themselves.
+func (s *Store) For(uid uint32, theirs Rights) {
+	s.guard.owners = append(s.guard.owners, uid)
+	s.callers = theirs
+}
+
+// rights are those with which a directory, and what is in it, is used.
+func (s *Store) rights(dir Dir) Rights {
+	if dir.Source == SourceUser {
+		return s.callers
+	}
+	return ownRights
+}
+
+// dirOf is the directory of the Store that a file lies in; without one it is nowhere in
+// particular, which is the caller's to name.
+func (s *Store) dirOf(file string) Dir {
+	for _, dir := range s.dirs {
+		if filepath.Dir(file) == dir.Path {
+			return dir
+		}
+	}
+	return Dir{Source: SourceUser}
+}
 
 // Profile is a profile as it was written.
 type Profile struct {
@@ -88,8 +135,20 @@ func (s *Store) Read(arg string) (Profile, error) {
 // ReadFile returns the profile in a file. The error is fs.ErrNotExist if there
 // is none.
 func (s *Store) ReadFile(unsafePath string) (Profile, error) {
-	content, err := s.guard.read(unsafePath)
-	return Profile{Source: "file", File: unsafePath, Content: content}, err
+	// As a built-in one it would be believed like one.
+	if IsBuiltin(unsafePath) {
+		unsafePath = "./" + unsafePath
+	}
+	content, err := s.read(s.dirOf(unsafePath), unsafePath)
+	return Profile{Source: SourceFile, File: unsafePath, Content: content}, err
+}
+
+func (s *Store) read(dir Dir, unsafePath string) (content []byte, err error) {
+	err = s.rights(dir)(func() (err error) {
+		content, err = s.guard.read(unsafePath)
+		return err
+	})
+	return content, err
 }
 
 func (s *Store) find(name string) (Profile, error) {
@@ -110,7 +169,7 @@ func (s *Store) find(name string) (Profile, error) {
 
 func (s *Store) findIn(dir Dir, name string) (Profile, error) {
 	file := filepath.Join(dir.Path, name+".yaml")
-	content, err := s.guard.read(file)
+	content, err := s.read(dir, file)
 	return Profile{name, dir.Source, file, content}, err
 }
 
@@ -119,7 +178,7 @@ func (s *Store) notFound(name string) error {
 	names := Builtins()
 	for _, dir := range s.dirs {
 		places = append(places, dir.Path)
-		names = append(names, namesIn(dir.Path)...)
+		names = append(names, s.namesIn(dir)...)
 	}
 	places = append(places, "the built-in profiles")
 	return fmt.Errorf("there is no profile %q%s: looked in %s; \"purple profile list\" shows all, \"purple profile create %s\" makes it",
@@ -128,8 +187,12 @@ func (s *Store) notFound(name string) error {
 
 // namesIn are the names of the profiles in a directory; none if it cannot be
 // read.
-func namesIn(dir string) []string {
-	entries, err := os.ReadDir(dir)
+func (s *Store) namesIn(dir Dir) []string {
+	var entries []os.DirEntry
+	err := s.rights(dir)(func() (err error) {
+		entries, err = os.ReadDir(dir.Path)
+		return err
+	})
 	if err != nil {
 		return nil
 	}
@@ -156,7 +219,7 @@ type Entry struct {
 func (s *Store) List() []Entry {
 	names := Builtins()
 	for _, dir := range s.dirs {
-		names = append(names, namesIn(dir.Path)...)
+		names = append(names, s.namesIn(dir)...)
 	}
 	slices.Sort(names)
 	var entries []Entry
@@ -194,18 +257,13 @@ func (s *Store) Create(name string, content []byte) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(target.Path, name+".yaml")
+	if first := s.foundBefore(target, name); first != "" {
+		return "", fmt.Errorf("cannot create profile %q: %q is found before it; choose another name", name, first)
+	}
 	if _, err := s.Parse(name, file, content); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(target.Path, 0o755); err != nil {
-		return "", fmt.Errorf("cannot make the directory for profiles %q: %w", target.Path, cause(err))
-	}
-	dir, err := s.openDir(target.Path)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close()
-	err = writeNew(dir, name+".yaml", content)
+	err = s.rights(target)(func() error { return s.writeIn(target, name+".yaml", content) })
 	if errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("profile %q exists already (%s): nothing was changed; \"purple profile delete %s\" first to replace it", name, file, name)
 	}
@@ -213,6 +271,30 @@ func (s *Store) Create(name string, content []byte) (string, error) {
 		return "", fmt.Errorf("cannot create profile %q: %w", name, err)
 	}
 	return file, nil
+}
+
+// foundBefore is the file of a name that is found before the one in target; empty: none.
+func (s *Store) foundBefore(target Dir, name string) string {
+	for _, dir := range s.dirs {
+		if dir == target {
+			return ""
+		}
+		if file := filepath.Join(dir.Path, name+".yaml"); s.isThere(dir, file) {
+			return file
+		}
+	}
+	return ""
+}
+
+func (s *Store) writeIn(target Dir, base string, content []byte) error {
+	if err := os.MkdirAll(target.Path, 0o755); err != nil {
+		return fmt.Errorf("cannot make the directory for profiles %q: %w", target.Path, cause(err))
+	}
+	dir, err := s.openDir(target.Path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeNew(dir, base, content), dir.Close())
 }
 
 func (s *Store) writable() (Dir, error) {
@@ -253,18 +335,31 @@ func (s *Store) Delete(name string) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(target.Path, name+".yaml")
-	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+	if !s.isThere(target, file) {
 		return "", s.notDeletable(name, target)
 	}
+	return file, s.rights(target)(func() error { return s.deleteIn(target, name+".yaml") })
+}
+
+func (s *Store) deleteIn(target Dir, base string) error {
 	dir, err := s.openDir(target.Path)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer dir.Close()
-	if err := unix.Unlinkat(int(dir.Fd()), name+".yaml", 0); err != nil {
-		return "", fmt.Errorf("cannot delete profile %q (%s): %w", name, file, err)
+	if err := unix.Unlinkat(int(dir.Fd()), base, 0); err != nil {
+		return fmt.Errorf("cannot delete the profile %q: %w", filepath.Join(target.Path, base), err)
 	}
-	return file, dir.Sync()
+	return dir.Sync()
+}
+
+// isThere is false only where there surely is no such file.
+func (s *Store) isThere(dir Dir, file string) bool {
+	err := s.rights(dir)(func() error {
+		_, err := os.Lstat(file)
+		return err
+	})
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // notDeletable tells why a profile that is not in the writable directory
@@ -272,17 +367,20 @@ func (s *Store) Delete(name string) (string, error) {
 func (s *Store) notDeletable(name string, target Dir) error {
 	for _, dir := range s.dirs {
 		file := filepath.Join(dir.Path, name+".yaml")
-		if _, err := os.Lstat(file); err != nil {
+		if !s.isThere(dir, file) {
 			continue
 		}
 		why := "it came with a package: remove that"
-		if dir.Source == "system" {
-			why = "it is the administrator's: delete it as root"
+		switch dir.Source {
+		case SourceSystem:
+			why = "it is the administrator's: delete it as root, with --system behind sudo"
+		case SourceUser:
+			why = "it is your own: leave --system out"
 		}
 		return fmt.Errorf("cannot delete profile %q (%s): %s; \"purple profile create %s\" makes one of your own that is used instead", name, file, why, name)
 	}
 	if _, _, ok := builtin(name); ok {
 		return fmt.Errorf("cannot delete profile %q: it is built into purple, there is no file; \"purple profile create %s\" makes one of your own that is used instead", name, name)
 	}
-	return fmt.Errorf("there is no profile %q in %s%s", name, target.Path, didYouMean(name, namesIn(target.Path)))
+	return fmt.Errorf("there is no profile %q in %s%s", name, target.Path, didYouMean(name, s.namesIn(target)))
 }

@@ -304,16 +304,70 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-func TestDefaultDirs(t *testing.T) {
-	for _, tt := range []struct {
-		uid  int
-		want string
-	}{
-		{0, "[{/etc/purple/policies system true} {/usr/share/purple/policies package false}]"},
-		{1000, "[{/home/me/.config/purple/policies user true} {/etc/purple/policies system false} {/usr/share/purple/policies package false}]"},
+func TestDirs(t *testing.T) {
+	for want, dirs := range map[string][]Dir{
+		"[{/etc/purple/policies system true} {/usr/share/purple/policies package false}]":                                               RootsDirs(),
+		"[{/home/me/.config/purple/policies user true} {/etc/purple/policies system false} {/usr/share/purple/policies package false}]": UsersDirs("/home/me"),
+		"[{/etc/purple/policies system false} {/usr/share/purple/policies package false} {/home/me/.config/purple/policies user true}]": DirsBehindSudo("/home/me"),
 	} {
-		if got := fmt.Sprint(DefaultDirs(tt.uid, "/home/me")); got != tt.want {
-			t.Errorf("got  %s\nwant %s", got, tt.want)
+		if got := fmt.Sprint(dirs); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+}
+
+// What the caller names or owns is read and written with the caller's rights, and what
+// is root's with root's.
+func TestRightsOfTheCaller(t *testing.T) {
+	s, user, system := testStore(t)
+	s.dirs = []Dir{s.dirs[1], s.dirs[0]} // as behind sudo
+	if err := os.WriteFile(filepath.Join(system, "corp.yaml"), []byte("name: corp\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var used []string
+	s.For(uint32(os.Geteuid()), func(f func() error) error {
+		used = append(used, "theirs")
+		return f()
+	})
+	for _, c := range []struct {
+		what string
+		call func() error
+		want bool
+	}{
+		{"by a system's name", func() error { _, err := s.Read("corp"); return err }, false},
+		{"a system's file", func() error { _, err := s.ReadFile(filepath.Join(system, "corp.yaml")); return err }, false},
+		{"create", func() error { _, err := s.Create("mine", []byte("name: mine\n")); return err }, true},
+		{"by a user's name", func() error { _, err := s.Read("mine"); return err }, true},
+		{"by a path", func() error { _, err := s.ReadFile(filepath.Join(user, "mine.yaml")); return err }, true},
+		{"by a path that goes up", func() error {
+			_, err := s.ReadFile(system + "/../" + filepath.Base(user) + "/mine.yaml")
+			return err
+		}, true},
+		{"delete", func() error { _, err := s.Delete("mine"); return err }, true},
+	} {
+		used = nil
+		if err := c.call(); err != nil || (used != nil) != c.want {
+			t.Errorf("%s: %q, %v", c.what, used, err)
+		}
+	}
+	_, err := s.Create("corp", []byte("name: corp\n"))
+	wantError(t, err, "is found before it")
+	_, err = s.Delete("corp")
+	wantError(t, err, "it is the administrator's")
+}
+
+// A file cannot be called as the built-in profiles are, which are believed.
+func TestFileLikeABuiltIn(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := errors.Join(os.Mkdir("built-in", 0o755), os.WriteFile("built-in/x.yaml", []byte("name: x\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	s := NewStore()
+	p, err := s.Load("built-in/x.yaml")
+	if err != nil || p.Files()[0] != "./built-in/x.yaml" || IsBuiltin(p.Files()[0]) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err = s.Load("offline"); err != nil || !IsBuiltin(p.Files()[0]) {
+		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -623,7 +623,7 @@ func TestLogAndReceiptUnderSudo(t *testing.T) {
 	const user = "purple-audit-user"
 	sh(t, "id "+user+" >/dev/null 2>&1 || useradd --create-home --uid 4322 "+user)
 	t.Cleanup(func() {
-		sh(t, "userdel --remove "+user+" 2>/dev/null || :; rm -f /etc/purple/policies/audit-sudo.yaml")
+		sh(t, "userdel --remove "+user+" 2>/dev/null || :; rm -rf /etc/purple/policies/audit-sudo.yaml /var/log/purple-audit-sudo")
 	})
 	dir := tempDir(t)
 	sh(t, fmt.Sprintf("chmod 755 %q; install -d -o %s -g %s %q/mine", filepath.Dir(dir), user, user, dir))
@@ -637,9 +637,9 @@ func TestLogAndReceiptUnderSudo(t *testing.T) {
 	run("offline", dir+"/r.json").mustRefuse(t, 125, "cannot write the receipt", "permission denied")
 	run(withLog(t, "offline", dir+"/log"), dir+"/mine/r.json").mustRefuse(t, 125, "audit.log_path", "permission denied")
 	// A profile of the system's is root's word.
-	sh(t, fmt.Sprintf("mkdir -p /etc/purple/policies; cp %q /etc/purple/policies/audit-sudo.yaml", withLog(t, "offline", dir+"/log")))
+	sh(t, fmt.Sprintf("mkdir -p /etc/purple/policies; cp %q /etc/purple/policies/audit-sudo.yaml", withLog(t, "offline", "/var/log/purple-audit-sudo/log")))
 	run("audit-sudo", dir+"/mine/r.json").mustSucceed(t)
-	if got := sh(t, "stat -c '%U %a' "+dir+"/log"); got != "root 640\n" {
+	if got := sh(t, "stat -c '%U %a' /var/log/purple-audit-sudo/log"); got != "root 640\n" {
 		t.Errorf("%q", got)
 	}
 }

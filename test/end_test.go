@@ -117,11 +117,12 @@ func holdNetworkBack(t *testing.T) func() {
 	return unlock
 }
 
-// holdStartsBack keeps sandboxes from being started, by a unit that never is.
+// holdStartsBack keeps sandboxes from being started, by a unit that never is, until that
+// is stopped: held-back.service.
 func holdStartsBack(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
-		sh(t, "rm -r /run/systemd/system/purple-.service.d /run/systemd/system/held-back.service; systemctl daemon-reload; systemctl stop held-back.service")
+		sh(t, "rm -rf /run/systemd/system/purple-.service.d /run/systemd/system/held-back.service; systemctl daemon-reload; systemctl stop held-back.service")
 	})
 	sh(t, `
 mkdir -p /run/systemd/system/purple-.service.d

@@ -56,6 +56,22 @@ const hostname = "purple"
 // and not every limit.
 func (b *builder) isUser() bool { return b.h.Manager == host.UserManager }
 
+// isAskedByInvoker tells whether what a key names is opened with the rights of the user
+// behind sudo: no profile of root's asks for it. The key of the command line is empty.
+// It is false where the unit has no other rights than the invoker's.
+func (b *builder) isAskedByInvoker(key string) bool {
+	if b.isUser() || b.c.Invoker.UID == 0 {
+		return false
+	}
+	return key == "" || IsInvokers(b.p.Where(key), b.c.RootsFiles)
+}
+
+// IsInvokers tells whether a place in a profile is in none of root's files. Purple's
+// defaults are root's.
+func IsInvokers(at policies.Position, rootsFiles []string) bool {
+	return at.File != "" && !slices.Contains(rootsFiles, at.File)
+}
+
 func (b *builder) warn(key, format string, args ...any) {
 	b.plan.Warnings = append(b.plan.Warnings, policies.Warning{At: b.p.Where(key), Text: fmt.Sprintf(format, args...)})
 }
@@ -145,6 +161,9 @@ const sandboxUID = 1000
 func (b *builder) identity() error {
 	i := b.c.Invoker
 	id := spec.Identity{UID: i.UID, GID: i.GID, HostUID: i.UID, HostGID: i.GID, OwnerUID: i.UID, OwnerGID: i.GID}
+	if !b.isUser() {
+		b.plan.Spec.OwnerGroups = i.Groups
+	}
 	if i.UID == 0 {
 		var run uint32
 		if _, err := fmt.Sscanf(b.c.RunID, "%08x", &run); err != nil {

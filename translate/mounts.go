@@ -89,7 +89,7 @@ func (b *builder) bind(bind policies.Bind, m spec.Mount) error {
 		return fmt.Errorf("%s: %s: %q does not exist on this machine; create it, or write `optional: true` beside it",
 			b.p.Where(bind.Key), bind.Key, bind.HostPath)
 	}
-	m.Source, m.Target = bind.HostPath, bind.SandboxPath
+	m.Source, m.Target, m.AsOwner = bind.HostPath, bind.SandboxPath, b.isAskedByInvoker(bind.Key)
 	b.add(m, bind.Key)
 	return nil
 }
@@ -139,7 +139,7 @@ func (b *builder) workspace() error {
 	if err := b.checkWorkspace(dir); err != nil {
 		return err
 	}
-	b.add(spec.Mount{Kind: kind, Source: dir, Target: dir, NoSymlinks: true, Idmap: b.idmap(), Exec: true}, key)
+	b.add(spec.Mount{Kind: kind, Source: dir, Target: dir, NoSymlinks: true, Idmap: b.idmap(), AsOwner: b.isAskedByInvoker(""), Exec: true}, key)
 	b.plan.Spec.Command.Dir = dir
 	return nil
 }

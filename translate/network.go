@@ -92,7 +92,9 @@ func (b *builder) network() error {
 	}
 	b.say("network", keyIsolated, "", "interface eth0 %s, address from %s", uplink, rangeText(n))
 	b.outgoing()
-	b.incoming()
+	if err := b.incoming(); err != nil {
+		return err
+	}
 	if b.isUser() {
 		return b.pasta(n)
 	}
@@ -284,8 +286,12 @@ func (b *builder) resolvConf() string {
 	return out.String()
 }
 
-func (b *builder) incoming() {
+func (b *builder) incoming() error {
 	for _, in := range b.p.Network.Incoming {
+		if start := b.h.Network.UnprivilegedPortStart; in.Port < start && b.isAskedByInvoker(in.Key) {
+			return fmt.Errorf("%s: %s: cannot publish port %d for uid %d: those below %d are root's (net.ipv4.ip_unprivileged_port_start); take a higher one, or let root put the profile into /etc/purple/policies",
+				b.p.Where(in.Key), in.Key, in.Port, b.c.Invoker.UID, start)
+		}
 		p := Published{Key: in.Key, Port: in.Port}
 		switch {
 		case in.Address != "":
@@ -299,6 +305,7 @@ func (b *builder) incoming() {
 		b.plan.Network.Published = append(b.plan.Network.Published, p)
 		b.say("network", in.Key, "", "publish tcp port %d on %s of the host", in.Port, joined(p.Addresses))
 	}
+	return nil
 }
 
 func joined(addrs []netip.Addr) string {

@@ -52,6 +52,30 @@ func TestNetworkGolden(t *testing.T) {
 	}
 }
 
+// Ports that only root may listen on are published for root's profiles.
+func TestLowPorts(t *testing.T) {
+	const text = "name: low\nnetwork: {isolated: false, allow_incoming: [1023]}\n"
+	for _, c := range []struct {
+		invoker Invoker
+		roots   []string
+		start   uint16
+		want    string
+	}{
+		{Invoker{}, nil, 1024, ""},
+		{Invoker{UID: 1001, GID: 1001}, nil, 1024, "cannot publish port 1023 for uid 1001: those below 1024 are root's"},
+		{Invoker{UID: 1001, GID: 1001}, nil, 1023, ""},
+		{Invoker{UID: 1001, GID: 1001}, []string{"full.yaml"}, 1024, ""},
+	} {
+		_, err := build(t, text, func(own *Command, h *host.Facts) {
+			networked(own, h)
+			own.Invoker, own.RootsFiles, h.Network.UnprivilegedPortStart = c.invoker, c.roots, c.start
+		})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 func TestAddressRanges(t *testing.T) {
 	ranges := func(text string, change func(*Command, *host.Facts)) string {
 		n := mustBuild(t, text, change).Network

@@ -33,13 +33,18 @@ type Command struct {
 	// may write to none of them, or the next run would obey it.
 	Profiles    []string
 	ProfileDirs []string
+	// RootsFiles are those of the policy's files, as its positions name them, in which
+	// root itself asks. For what another one asks, and what the command line does, the
+	// Invoker's rights must do.
+	RootsFiles []string
 }
 
 // Invoker is who called: under sudo the user, else root.
 type Invoker struct {
 	UID, GID uint32
 	Name     string
-	Home     string // of the user database; may be empty
+	Groups   []uint32 // supplementary, of who is behind sudo
+	Home     string   // of the user database; may be empty
 }
 
 // Plan is a sandbox, decided.

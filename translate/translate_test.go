@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -307,6 +308,44 @@ func TestChecks(t *testing.T) {
 	}
 	if !reflect.DeepEqual(hybrid, want) {
 		t.Errorf("hybrid: %+v", hybrid)
+	}
+}
+
+// What a profile of root's asks for is opened as root, and all else behind sudo as who
+// called: the position in the profile says whose it is.
+func TestWhoAsks(t *testing.T) {
+	const profile = "name: mine\nfilesystem:\n  immutable_paths: [/usr]\n  output_paths: [{host_path: /srv/out, sandbox_path: /output}]\n  workspace: read-only\n"
+	const file = "full.yaml"
+	asked := func(c Command, isUser bool) string {
+		var b strings.Builder
+		for _, m := range mustBuild(t, profile, func(own *Command, h *host.Facts) {
+			own.Invoker, own.RootsFiles = c.Invoker, c.RootsFiles
+			if isUser {
+				h.Manager = host.UserManager
+			}
+		}).Spec.Mounts {
+			if m.Kind != spec.Tmpfs {
+				fmt.Fprintf(&b, "%s:%t ", m.Target, m.AsOwner)
+			}
+		}
+		return strings.TrimSpace(b.String())
+	}
+	bob := Invoker{UID: 1001, GID: 1002, Name: "bob", Groups: []uint32{7}}
+	for want, got := range map[string]string{
+		"/home/ann/project:true /output:true /usr:true":    asked(Command{Invoker: bob}, false),
+		"/home/ann/project:true /output:false /usr:false":  asked(Command{Invoker: bob, RootsFiles: []string{file}}, false),
+		"/home/ann/project:false /output:false /usr:false": asked(Command{}, false),
+	} {
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	// There all of the unit has the invoker's rights.
+	if got := asked(Command{Invoker: bob}, true); got != "/home/ann/project:false /output:false /usr:false" {
+		t.Errorf("under a user manager: %s", got)
+	}
+	if IsInvokers(policies.Position{}, nil) || !IsInvokers(policies.Position{File: "x"}, []string{"y"}) {
+		t.Error("a default is root's, and another file is not")
 	}
 }
 

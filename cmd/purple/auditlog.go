@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/purple-sandbox/purple/translate"
 	"golang.org/x/sys/unix"
@@ -20,20 +24,19 @@ const (
 )
 
 // openAuditLog opens the log that a plan names, nil where it names none, and
-// makes it with its directories if need be. A profile of the system's says
-// where root writes; any other only where its user may.
+// makes it with its directories if need be.
 func openAuditLog(plan *translate.Plan, i translate.Invoker) (*os.File, error) {
 	if plan.Spec.Audit == nil || plan.Spec.Audit.LogPath == "" {
 		return nil, nil
 	}
 	name := plan.Spec.Audit.LogPath
-	writer := i
-	if isSystemProfile(plan.LogNamedIn) {
-		writer = translate.Invoker{}
+	writer, err := logWriter(name, plan.LogNamedIn, i)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the log %q (audit.log_path, %s): %w", name, plan.LogNamedIn, err)
 	}
 	l := logOpener{owners: []uint32{0, writer.UID}}
 	var file *os.File
-	err := asInvoker(writer, func() (err error) {
+	err = asInvoker(writer, func() (err error) {
 		file, err = l.open(name)
 		return err
 	})
@@ -43,16 +46,60 @@ func openAuditLog(plan *translate.Plan, i translate.Invoker) (*os.File, error) {
 	return file, nil
 }
 
-// isSystemProfile tells whether a place is in a file of root's in one of the
-// system's directories for profiles. That of a user behind sudo is no such one,
-// wherever it lies.
-func isSystemProfile(at policies.Position) bool {
-	dir := filepath.Dir(at.File)
-	if !slices.ContainsFunc(policies.DefaultDirs(0, ""), func(d policies.Dir) bool { return d.Path == dir }) {
-		return false
+// logWriter is who opens a log: root where a profile of the system's names it in a
+// directory for logs, so that not even whoever may write such profiles behind sudo can
+// append to root's other files; else who called.
+func logWriter(name string, namedIn policies.Position, i translate.Invoker) (translate.Invoker, error) {
+	if !behindSudo(i) || !isSystemFile(namedIn.File) {
+		return i, nil
 	}
+	dirs, err := logDirs(logDirsFile)
+	if err != nil {
+		return i, err
+	}
+	name = filepath.Clean(name)
+	for _, dir := range dirs {
+		if strings.HasPrefix(name, dir+"/") {
+			return translate.Invoker{}, nil
+		}
+	}
+	return i, nil
+}
+
+// logDirsFile is where an administrator names directories for logs besides /var/log,
+// one on each line.
+const logDirsFile = "/etc/purple/log-directories"
+
+// logDirs reads it, if there is one. It says where root writes, so it must be root's.
+func logDirs(file string) ([]string, error) {
+	dirs := []string{"/var/log"}
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dirs, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	var st unix.Stat_t
-	return unix.Lstat(at.File, &st) == nil && st.Uid == 0
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("cannot examine %q: %w", file, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 {
+		return nil, fmt.Errorf("cannot use %q: it must be a file that only root can write", file)
+	}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if !filepath.IsAbs(line) || filepath.Clean(line) == "/" {
+			return nil, fmt.Errorf("cannot use %q: %q is not the absolute path of a directory below /", file, line)
+		}
+		dirs = append(dirs, filepath.Clean(line))
+	}
+	return dirs, lines.Err()
 }
 
 // logOpener opens a log one directory after the other, each by the descriptor
@@ -179,7 +226,24 @@ func (l logOpener) checkLog(f *os.File) error {
 	case st.Nlink != 1:
 		return fmt.Errorf("it has %d names, and only one of them is this", st.Nlink)
 	}
+	if err := requireLog(f); err != nil {
+		return err
+	}
 	return endLastLine(f, st.Size)
+}
+
+// requireLog refuses a file with anything else than events in it: a wrong path, or
+// somebody's who wants lines in another program's log.
+func requireLog(f *os.File) error {
+	var first [len(journal.LineStart)]byte
+	n, err := f.ReadAt(first[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("cannot read its beginning: %w", err)
+	}
+	if !strings.HasPrefix(journal.LineStart, string(first[:n])) {
+		return errors.New("it is not a log of Purple's: something else stands at its beginning")
+	}
+	return nil
 }
 
 // endLastLine: a run for which the disk was full has left half a line.

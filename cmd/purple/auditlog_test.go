@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/purple-sandbox/purple/journal"
+	"github.com/purple-sandbox/purple/policies"
+	"github.com/purple-sandbox/purple/translate"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +17,7 @@ func testOpener() logOpener { return logOpener{owners: []uint32{0, uint32(os.Get
 func TestOpenLogMakesWhatIsMissing(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	file := filepath.Join(t.TempDir(), "a", "b", "log")
-	for _, text := range []string{"one\n", "tw", "three\n"} {
+	for _, text := range []string{journal.LineStart + "one\n", "tw", "three\n"} {
 		f, err := testOpener().open(file)
 		if err != nil {
 			t.Fatal(err)
@@ -25,7 +28,7 @@ func TestOpenLogMakesWhatIsMissing(t *testing.T) {
 		f.Close()
 	}
 	// Half a line, of a run for which the disk was full, gets its end.
-	if data, err := os.ReadFile(file); err != nil || string(data) != "one\ntw\nthree\n" {
+	if data, err := os.ReadFile(file); err != nil || string(data) != journal.LineStart+"one\ntw\nthree\n" {
 		t.Errorf("%q, %v", data, err)
 	}
 	for name, want := range map[string]os.FileMode{file: 0o640, filepath.Dir(file): os.ModeDir | 0o700} {
@@ -71,6 +74,7 @@ func TestOpenLogRefuses(t *testing.T) {
 			}
 			return os.Link(filepath.Join(dir, "other"), file)
 		}),
+		"it is not a log of Purple's": made(func(_, file string) error { return os.WriteFile(file, []byte("root:x:0:0\n"), 0o600) }),
 		"others may write to it (mode 0660)": made(func(_, file string) error {
 			if err := touch(file); err != nil {
 				return err
@@ -125,4 +129,35 @@ func TestOpenLogBelowAGroupsDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
+}
+
+// Behind sudo root's rights open a log only in a directory for logs.
+func TestLogDirs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log-directories")
+	if dirs, err := logDirs(file); err != nil || len(dirs) != 1 || dirs[0] != "/var/log" {
+		t.Errorf("%q, %v", dirs, err)
+	}
+	for content, want := range map[string]string{
+		"# for agents\n\n/srv/logs/\n /data \n": "/var/log /srv/logs /data",
+		"logs\n":                                "is not the absolute path", "/\n": "is not the absolute path", "/x/..\n": "is not the absolute path",
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		dirs, err := logDirs(file)
+		if got := strings.Join(dirs, " "); got != want && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %q, %v", content, got, err)
+		}
+	}
+	if err := os.Chmod(file, 0o664); err != nil {
+		t.Fatal(err)
+	}
+	if dirs, err := logDirs(file); err == nil || !strings.Contains(err.Error(), "only root can write") {
+		t.Errorf("%q, %v", dirs, err)
+	}
+	// Without sudo nobody's rights are lent.
+	own := translate.Invoker{UID: uint32(os.Geteuid())}
+	if w, err := logWriter("/anywhere/log", policies.Position{File: "/home/me/x.yaml"}, own); err != nil || w.UID != own.UID {
+		t.Errorf("%+v, %v", w, err)
+	}
 }

@@ -12,8 +12,8 @@ const module = "github.com/purple-sandbox/purple/"
 // layers are what each package may import of this module: the table of
 // docs/architecture.md. A package that is not in it is a mistake.
 var layers = map[string][]string{
-	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/firewall", "internal/host", "internal/network", "internal/ruleset", "internal/spec", "internal/stdio", "internal/userns", "journal"},
-	"cmd/purple-init":   {"internal/confine", "internal/spec", "internal/stdio", "internal/userns", "journal", "policies/syscalls"},
+	"cmd/purple":        {"policies", "policies/syscalls", "translate", "translate/seccomp", "units", "internal/firewall", "internal/fsids", "internal/host", "internal/network", "internal/ruleset", "internal/spec", "internal/stdio", "internal/userns", "journal"},
+	"cmd/purple-init":   {"internal/confine", "internal/fsids", "internal/spec", "internal/stdio", "internal/userns", "journal", "policies/syscalls"},
 	"cmd/purple-net":    {"internal/host", "internal/network", "internal/ruleset", "internal/spec"},
 	"policies":          {"policies/syscalls"},
 	"policies/syscalls": {},
@@ -21,13 +21,14 @@ var layers = map[string][]string{
 	"translate/seccomp": {"policies", "policies/syscalls"},
 	"units":             {},
 	"internal/firewall": {},
+	"internal/fsids":    {},
 	"internal/host":     {"internal/spec"},
 	"internal/network":  {"internal/host", "internal/ruleset", "internal/spec"},
 	"internal/ruleset":  {},
 	"internal/spec":     {},
 	"internal/stdio":    {},
 	"internal/userns":   {},
-	"internal/confine":  {"internal/spec", "internal/stdio", "internal/userns", "journal", "policies/syscalls"},
+	"internal/confine":  {"internal/fsids", "internal/spec", "internal/stdio", "internal/userns", "journal", "policies/syscalls"},
 	"journal":           {},
 	"test/probe":        {},
 }

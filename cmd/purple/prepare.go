@@ -5,11 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/purple-sandbox/purple/internal/host"
@@ -114,7 +113,7 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if command.ProfileFile, err = profilePath(profile); err != nil {
 		return nil, err
 	}
-	command.Profiles = profileFiles(policy)
+	command.Profiles, command.RootsFiles = profileFiles(policy), rootsFiles(policy)
 	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
 		return nil, err
 	}
@@ -141,7 +140,7 @@ func completeFacts(machine func() (host.Facts, error), policy *policies.Policy, 
 	if !policy.Network.Isolated {
 		network = meanwhile(host.ProbeNetwork)
 	}
-	paths, err := host.ProbePaths(hostPaths(policy, command))
+	paths, err := probePaths(policy, command)
 	if err != nil {
 		return host.Facts{}, err
 	}
@@ -198,20 +197,13 @@ func (a *app) command(req request) (translate.Command, error) {
 		c.Argv = append(c.Argv, []byte(arg))
 	}
 	var err error
-	if c.Dir, err = os.Getwd(); err != nil {
-		return c, fmt.Errorf("cannot find the current directory: %w", err)
+	if c.Invoker, err = invoker(); err != nil {
+		return c, err
 	}
-	// PWD may name it through a link, which a bind would refuse.
-	if c.Dir, err = filepath.EvalSymlinks(c.Dir); err != nil {
-		return c, fmt.Errorf("cannot find the current directory: %w", err)
-	}
-	if c.Workspace, err = workspaceDir(req.workspace); err != nil {
+	if err := asInvoker(c.Invoker, func() error { return findDirs(&c, req) }); err != nil {
 		return c, err
 	}
 	if c.Env, err = envFlags(req.env); err != nil {
-		return c, err
-	}
-	if c.Invoker, err = invoker(); err != nil {
 		return c, err
 	}
 	if c.SelfPath, err = ownPath(); err != nil {
@@ -219,6 +211,20 @@ func (a *app) command(req request) (translate.Command, error) {
 	}
 	c.InitPath, err = req.helper("purple-init")
 	return c, err
+}
+
+// findDirs finds the folders that the caller stands in and names.
+func findDirs(c *translate.Command, req request) error {
+	var err error
+	if c.Dir, err = os.Getwd(); err != nil {
+		return fmt.Errorf("cannot find the current directory: %w", err)
+	}
+	// PWD may name it through a link, which a bind would refuse.
+	if c.Dir, err = filepath.EvalSymlinks(c.Dir); err != nil {
+		return fmt.Errorf("cannot find the current directory: %w", err)
+	}
+	c.Workspace, err = workspaceDir(req.workspace)
+	return err
 }
 
 // ownPath is this program's file.
@@ -247,12 +253,12 @@ func (r *request) helper(program string) (string, error) {
 // the user behind sudo when they call it themselves. Each as it is named and,
 // where that differs, as it really is.
 func (a *app) protectedDirs(i translate.Invoker) ([]string, error) {
-	dirs, err := a.profileDirs()
+	dirs, err := a.profileDirs(i)
 	if err != nil {
 		return nil, err
 	}
 	if i.Home != "" && i.UID != 0 {
-		dirs = slices.Concat(dirs, policies.DefaultDirs(int(i.UID), i.Home))
+		dirs = slices.Concat(dirs, policies.UsersDirs(i.Home))
 	}
 	var paths []string
 	for _, dir := range dirs {
@@ -350,30 +356,6 @@ func envFlags(flags []string) (map[string]string, error) {
 	return env, nil
 }
 
-// invoker is the user behind sudo, else this process's own.
-func invoker() (translate.Invoker, error) {
-	uid, behindSudo := sudoUser(os.Geteuid(), os.Getenv("SUDO_UID"))
-	if !behindSudo && os.Geteuid() == 0 {
-		return translate.Invoker{}, nil
-	}
-	if !behindSudo {
-		uid = uint32(os.Geteuid())
-	}
-	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
-	if err != nil && !behindSudo {
-		// A container's user may have no entry; its plan needs none.
-		return translate.Invoker{UID: uid, GID: uint32(os.Getegid())}, nil
-	}
-	if err != nil {
-		return translate.Invoker{}, fmt.Errorf("cannot find the user of SUDO_UID=%d: %w", uid, err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return translate.Invoker{}, fmt.Errorf("cannot read the group of %q: %w", u.Username, err)
-	}
-	return translate.Invoker{UID: uid, GID: uint32(gid), Name: u.Username, Home: u.HomeDir}, nil
-}
-
 // packagedHelpers is where a package puts purple-init and purple-net; the
 // directory of purple is looked at first.
 const packagedHelpers = "/usr/libexec/purple"
@@ -398,25 +380,52 @@ func helperPath(program string) (string, error) {
 	return "", fmt.Errorf("cannot find %s beside %q or in %q; is purple installed completely?", program, self, packagedHelpers)
 }
 
-// hostPaths are those whose facts the plan depends on.
-func hostPaths(p *policies.Policy, c translate.Command) []string {
-	paths := []string{c.Dir}
+// probePaths finds the facts of those paths that the plan depends on. What the user
+// behind sudo has named is looked at with their rights: the errors of a plan tell what
+// is there.
+func probePaths(p *policies.Policy, c translate.Command) (map[string]host.PathFact, error) {
+	roots, invokers := hostPaths(p, c)
+	if !behindSudo(c.Invoker) {
+		return host.ProbePaths(append(roots, invokers...))
+	}
+	facts, err := host.ProbePaths(roots)
+	if err != nil {
+		return nil, err
+	}
+	err = asInvoker(c.Invoker, func() error {
+		theirs, err := host.ProbePaths(invokers)
+		maps.Copy(facts, theirs)
+		return err
+	})
+	return facts, err
+}
+
+// hostPaths are those that root's profiles name, and those that the invoker does.
+func hostPaths(p *policies.Policy, c translate.Command) (roots, invokers []string) {
+	invokers = []string{c.Dir}
 	if c.Workspace != "" {
-		paths = append(paths, c.Workspace)
+		invokers = append(invokers, c.Workspace)
+	}
+	add := func(b policies.Bind) {
+		if translate.IsInvokers(p.Where(b.Key), c.RootsFiles) {
+			invokers = append(invokers, b.HostPath)
+		} else {
+			roots = append(roots, b.HostPath)
+		}
 	}
 	for _, b := range p.Filesystem.Immutable {
-		paths = append(paths, b.HostPath)
+		add(b)
 	}
 	for _, o := range p.Filesystem.Output {
-		paths = append(paths, o.HostPath)
+		add(o.Bind)
 	}
-	return paths
+	return roots, invokers
 }
 
 // resolveCommand finds the executable as the sandbox will see it, and refuses
 // now what execve or an interpreter would only refuse inside.
 func resolveCommand(plan *translate.Plan, c translate.Command) error {
-	view := host.NewView(&plan.Spec)
+	view := host.NewView(&plan.Spec, rightsOf(c.Invoker))
 	lookup := host.Lookup{
 		Path: pathOf(&plan.Spec), Dir: plan.Spec.Command.Dir,
 		CallerPath: c.Environ["PATH"], CallerDir: c.Dir,

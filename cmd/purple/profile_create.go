@@ -39,7 +39,7 @@ func (a *app) createProfile(name, from string) error {
 	if err := policies.ValidateName(name); err != nil {
 		return err
 	}
-	store, err := a.store()
+	store, err := a.writableStore()
 	if err != nil {
 		return err
 	}

@@ -135,7 +135,7 @@ func newProfileDeleteCommand(a *app) *cobra.Command {
 }
 
 func (a *app) deleteProfile(name string) error {
-	store, err := a.store()
+	store, err := a.writableStore()
 	if err != nil {
 		return err
 	}

@@ -275,6 +275,7 @@ func TestImports(t *testing.T) {
 	want := []string{
 		"github.com/purple-sandbox/purple/cmd/purple-init",
 		"github.com/purple-sandbox/purple/internal/confine",
+		"github.com/purple-sandbox/purple/internal/fsids",
 		"github.com/purple-sandbox/purple/internal/spec",
 		"github.com/purple-sandbox/purple/internal/stdio",
 		"github.com/purple-sandbox/purple/internal/userns",

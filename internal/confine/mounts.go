@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/purple-sandbox/purple/internal/fsids"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +53,7 @@ func (s *sandbox) openSources() error {
 // user manager the supervisor has followed the links: see resolveSource.
 func (s *sandbox) sourceOpener() (func(int) (int, error), error) {
 	if !s.spec.UserManager {
-		return func(i int) (int, error) { return openSource(s.spec.Mounts[i].Source, s.spec.Mounts[i].NoSymlinks) }, nil
+		return s.openOwnSource, nil
 	}
 	m, _, err := s.conn.Recv()
 	if err != nil {
@@ -66,6 +67,32 @@ func (s *sandbox) sourceOpener() (func(int) (int, error), error) {
 	}
 	s.inputPath = m.Paths[len(s.spec.Mounts)]
 	return func(i int) (int, error) { return openNoLinks(m.Paths[i]) }, nil
+}
+
+// openOwnSource opens the source of a mount by root's rights, or by the owner's where it
+// is the owner who asks for it: what they could not open themselves the command does not
+// get either.
+func (s *sandbox) openOwnSource(i int) (fd int, err error) {
+	m := &s.spec.Mounts[i]
+	open := func() (err error) {
+		fd, err = openSource(m.Source, m.NoSymlinks)
+		return err
+	}
+	if m.AsOwner {
+		return fd, s.asOwner(open)
+	}
+	return fd, open()
+}
+
+// asOwner calls f with the owner's rights to files. They are those of the calling thread,
+// which Init has locked.
+func (s *sandbox) asOwner(f func() error) error {
+	id := s.spec.Identity
+	if err := fsids.Become(id.OwnerUID, id.OwnerGID, s.spec.OwnerGroups); err != nil {
+		return fmt.Errorf("cannot act as uid %d: %w", id.OwnerUID, err)
+	}
+	err := f()
+	return errors.Join(err, fsids.Become(0, 0, nil))
 }
 
 // copyBind copies the mount tree of an opened source, and closes it.

@@ -61,17 +61,17 @@ func (v View) Command(argv0 string, l Lookup) (string, error) {
 	}
 	name := l.abs(argv0)
 	if _, hidden := v.host(name); hidden != nil {
-		return "", missing(argv0, name, hidden, l)
+		return "", v.missing(argv0, name, hidden, l)
 	}
 	return name, v.executable(name, l, 0)
 }
 
 // missing explains a command that was named by its path.
-func missing(argv0, name string, hidden *hiddenError, l Lookup) error {
-	if _, err := os.Stat(name); err == nil && hidden.onHost() {
+func (v View) missing(argv0, name string, hidden *hiddenError, l Lookup) error {
+	if v.named(name).exists() && v.onHost(hidden) {
 		return notFound("cannot find %q in the sandbox: add %q to filesystem.immutable_paths, or call purple in its folder with `filesystem.workspace: read-only`", argv0, path.Dir(hidden.at))
 	}
-	if on := path.Join(l.CallerDir, argv0); !path.IsAbs(argv0) && isExecutable(on) {
+	if on := path.Join(l.CallerDir, argv0); !path.IsAbs(argv0) && v.named(on).isExecutable() {
 		return notFound("cannot find %q in the sandbox, where the command starts in %q: write `filesystem.workspace: read-only` in the profile, or call purple with `--workspace %s`", argv0, l.Dir, path.Dir(on))
 	}
 	return notFound("cannot find %q", argv0)
@@ -86,7 +86,7 @@ func (v View) search(name string, l Lookup, depth int) (string, error) {
 		if hidden != nil {
 			continue
 		}
-		if isExecutable(source) {
+		if source.isExecutable() {
 			return file, v.executable(file, l, depth)
 		}
 		found = file
@@ -102,7 +102,7 @@ func (v View) elsewhere(name string, l Lookup) error {
 	inside := strings.Split(l.Path, ":")
 	for _, dir := range append(inside, strings.Split(l.CallerPath, ":")...) {
 		on := path.Join(dir, name)
-		if !path.IsAbs(on) || !isExecutable(on) {
+		if !path.IsAbs(on) || !v.named(on).isExecutable() {
 			continue
 		}
 		byName := ""
@@ -113,16 +113,11 @@ func (v View) elsewhere(name string, l Lookup) error {
 		switch {
 		case hidden == nil:
 			return notFound("cannot find %q in %s: call it %q", name, l.Path, on)
-		case hidden.onHost():
+		case v.onHost(hidden):
 			return notFound("cannot find %q in the sandbox; on this machine it is %q: add %q to filesystem.immutable_paths%s", name, on, path.Dir(hidden.at), byName)
 		}
 	}
 	return notFound("cannot find %q in %s", name, l.Path)
-}
-
-func isExecutable(source string) bool {
-	info, err := os.Stat(source)
-	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
 // maxInterpreters is the kernel's limit of nested #! lines (execve(2)).
@@ -134,7 +129,7 @@ func (v View) executable(name string, l Lookup, depth int) error {
 	if hidden != nil {
 		return notFound("cannot find %q", name)
 	}
-	if !isExecutable(source) {
+	if !source.isExecutable() {
 		return notExecutable("cannot execute %q: it is not an executable file", name)
 	}
 	interpreter, argument, err := interpreterOf(source)
@@ -146,7 +141,7 @@ func (v View) executable(name string, l Lookup, depth int) error {
 	}
 	interpreter = l.abs(interpreter)
 	if _, hidden := v.host(interpreter); hidden != nil {
-		return withoutInterpreter(name, interpreter, hidden)
+		return v.withoutInterpreter(name, interpreter, hidden)
 	}
 	if program := envProgram(interpreter, argument); program != "" {
 		if _, err := v.search(program, l, depth+1); err != nil {
@@ -156,8 +151,8 @@ func (v View) executable(name string, l Lookup, depth int) error {
 	return v.executable(interpreter, l, depth+1)
 }
 
-func withoutInterpreter(name, interpreter string, hidden *hiddenError) error {
-	if !hidden.onHost() {
+func (v View) withoutInterpreter(name, interpreter string, hidden *hiddenError) error {
+	if !v.onHost(hidden) {
 		return notFound("cannot execute %q: its interpreter %q does not exist", name, interpreter)
 	}
 	return notFound("cannot execute %q: its interpreter %q is not visible in the sandbox; add %q to filesystem.immutable_paths", name, interpreter, path.Dir(hidden.at))
@@ -165,10 +160,10 @@ func withoutInterpreter(name, interpreter string, hidden *hiddenError) error {
 
 // interpreterOf reads a #! line, with its argument, or an ELF program's
 // PT_INTERP; empty: none. What cannot be read is left to execve to refuse.
-func interpreterOf(source string) (interpreter, argument string, err error) {
-	f, err := os.Open(source)
+func interpreterOf(source place) (interpreter, argument string, err error) {
+	f, err := source.open()
 	if err != nil {
-		return "", "", notExecutable("cannot execute %q: %v", source, err)
+		return "", "", notExecutable("cannot execute %q: %v", source.path, err)
 	}
 	defer f.Close()
 	head, _ := bufio.NewReaderSize(f, 256).Peek(256)

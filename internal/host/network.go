@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -34,6 +35,8 @@ type Network struct {
 	DNS  DNS
 	// DefaultRoute4 and DefaultRoute6: the main table has one.
 	DefaultRoute4, DefaultRoute6 bool
+	// UnprivilegedPortStart is the first port that users may listen on.
+	UnprivilegedPortStart uint16
 	// Pasta is pasta(1), absolute; empty: it is not installed.
 	Pasta string
 }
@@ -53,7 +56,7 @@ type DNS struct {
 // ProbeNetwork examines the network of the calling thread's namespace.
 func ProbeNetwork() (Network, error) {
 	var n Network
-	steps := []func(*Network) error{probeAddresses, probeRoutes, probeResolver, probePasta}
+	steps := []func(*Network) error{probeAddresses, probeRoutes, probeResolver, probePorts, probePasta}
 	for _, step := range steps {
 		if err := step(&n); err != nil {
 			return Network{}, err
@@ -69,6 +72,16 @@ const pastaPath = "/usr/bin/pasta"
 func probePasta(n *Network) error {
 	if info, err := os.Stat(pastaPath); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 		n.Pasta = pastaPath
+	}
+	return nil
+}
+
+// probePorts: where the kernel does not tell, it is ip(7)'s default.
+func probePorts(n *Network) error {
+	n.UnprivilegedPortStart = 1024
+	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if start, parseErr := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 16); err == nil && parseErr == nil {
+		n.UnprivilegedPortStart = uint16(start)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package host
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -35,10 +34,7 @@ var interpreters = []interpreter{
 // its own complaint would not say why. The error is a *VisibleError. Only the
 // script is looked at, and no file that it opens.
 func (v View) Script(argv [][]byte, l Lookup) error {
-	script := scriptOf(argv, func(name string) bool {
-		info, err := os.Stat(callerPath(name, l))
-		return err == nil && info.Mode().IsRegular()
-	})
+	script := scriptOf(argv, func(name string) bool { return v.named(callerPath(name, l)).isRegular() })
 	if script == "" {
 		return nil
 	}

@@ -15,10 +15,78 @@ import (
 // guards nothing: files may change until the command starts.
 type View struct {
 	mounts []spec.Mount
+	// callers are the rights of who called, to all that their command line names. The
+	// errors of a View say what is where.
+	callers rights
 }
 
-// NewView makes the view of a plan's mounts.
-func NewView(s *spec.Spec) View { return View{mounts: s.Mounts} }
+// rights calls a function with certain rights to files, and returns its error.
+type rights func(func() error) error
+
+// NewView makes the view of a plan's mounts. callers are the rights with which the
+// sources of those mounts are opened that the invoker asks for.
+func NewView(s *spec.Spec, callers func(func() error) error) View {
+	return View{mounts: s.Mounts, callers: callers}
+}
+
+func ownRights(f func() error) error { return f() }
+
+// place is a path on the host, and the rights with which it is looked at.
+type place struct {
+	rights rights
+	path   string
+}
+
+func (p place) lstat() (info fs.FileInfo, err error) {
+	err = p.rights(func() (err error) {
+		info, err = os.Lstat(p.path)
+		return err
+	})
+	return info, err
+}
+
+func (p place) readlink() (target string, err error) {
+	err = p.rights(func() (err error) {
+		target, err = os.Readlink(p.path)
+		return err
+	})
+	return target, err
+}
+
+func (p place) open() (f *os.File, err error) {
+	err = p.rights(func() (err error) {
+		f, err = os.Open(p.path)
+		return err
+	})
+	return f, err
+}
+
+// stat follows links.
+func (p place) stat() (info fs.FileInfo, err error) {
+	err = p.rights(func() (err error) {
+		info, err = os.Stat(p.path)
+		return err
+	})
+	return info, err
+}
+
+func (p place) exists() bool {
+	_, err := p.stat()
+	return err == nil
+}
+
+func (p place) isRegular() bool {
+	info, err := p.stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
+func (p place) isExecutable() bool {
+	info, err := p.stat()
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// named is a path that the command line names.
+func (v View) named(path string) place { return place{v.callers, path} }
 
 // maxLinks is the kernel's limit (path_resolution(7)).
 const maxLinks = 40
@@ -29,15 +97,15 @@ type hiddenError struct{ at string }
 
 func (e *hiddenError) Error() string { return e.at + " is not visible in the sandbox" }
 
-// onHost tells whether the host has what the sandbox lacks.
-func (e *hiddenError) onHost() bool {
-	_, err := os.Lstat(e.at)
+// onHost tells whether the host has, for who called, what the sandbox lacks.
+func (v View) onHost(e *hiddenError) bool {
+	_, err := v.named(e.at).lstat()
 	return err == nil
 }
 
 // host gives the host path behind an absolute sandbox path, links followed as
 // inside.
-func (v View) host(sandboxPath string) (string, *hiddenError) {
+func (v View) host(sandboxPath string) (place, *hiddenError) {
 	at := "/"
 	rest := strings.Split(sandboxPath, "/")
 	for links := 0; len(rest) > 0; {
@@ -45,14 +113,14 @@ func (v View) host(sandboxPath string) (string, *hiddenError) {
 		rest = rest[1:]
 		target, err := v.readlink(next)
 		if err != nil {
-			return "", err
+			return place{}, err
 		}
 		if target == "" {
 			at = next
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", &hiddenError{next}
+			return place{}, &hiddenError{next}
 		}
 		if path.IsAbs(target) {
 			at = "/"
@@ -61,7 +129,7 @@ func (v View) host(sandboxPath string) (string, *hiddenError) {
 	}
 	source, ok := v.source(at)
 	if !ok {
-		return "", &hiddenError{at}
+		return place{}, &hiddenError{at}
 	}
 	return source, nil
 }
@@ -74,14 +142,14 @@ func (v View) readlink(name string) (string, *hiddenError) {
 	if !ok {
 		return "", nil
 	}
-	info, err := os.Lstat(source)
+	info, err := source.lstat()
 	if err != nil {
 		return "", &hiddenError{name}
 	}
 	if info.Mode()&fs.ModeSymlink == 0 || v.isMountPoint(name) {
 		return "", nil
 	}
-	target, err := os.Readlink(source)
+	target, err := source.readlink()
 	if err != nil {
 		return "", &hiddenError{name}
 	}
@@ -90,7 +158,7 @@ func (v View) readlink(name string) (string, *hiddenError) {
 
 // source maps a sandbox path to the host's by the longest mount that holds it;
 // false: the skeleton, a tmpfs, or nothing.
-func (v View) source(name string) (string, bool) {
+func (v View) source(name string) (place, bool) {
 	best := -1
 	for i, m := range v.mounts {
 		if below(m.Target, name) && (best < 0 || len(m.Target) >= len(v.mounts[best].Target)) {
@@ -98,10 +166,14 @@ func (v View) source(name string) (string, bool) {
 		}
 	}
 	if best < 0 || v.mounts[best].Kind == spec.Tmpfs {
-		return "", false
+		return place{}, false
 	}
 	m := v.mounts[best]
-	return path.Join(m.Source, strings.TrimPrefix(name, m.Target)), true
+	source := place{ownRights, path.Join(m.Source, strings.TrimPrefix(name, m.Target))}
+	if m.AsOwner {
+		source.rights = v.callers
+	}
+	return source, true
 }
 
 func (v View) isMountPoint(name string) bool {

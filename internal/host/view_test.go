@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +42,7 @@ func someHost(t *testing.T) (View, string) {
 	return NewView(&spec.Spec{Mounts: []spec.Mount{
 		bind("usr/bin", "/bin"), bind("etc/alternatives", "/etc/alternatives"), bind("usr", "/usr"), bind("project", "/work"),
 		{Kind: spec.Tmpfs, Target: "/tmp"},
-	}}), root
+	}}, ownRights), root
 }
 
 func TestCommand(t *testing.T) {
@@ -101,7 +102,7 @@ func TestCommandThatOnlyTheHostHas(t *testing.T) {
 	if err := os.WriteFile(bin+"/needs", []byte("#!"+hidden+"/secret\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	view := View{mounts: []spec.Mount{{Kind: spec.BindReadOnly, Source: bin, Target: bin}}}
+	view := View{[]spec.Mount{{Kind: spec.BindReadOnly, Source: bin, Target: bin}}, ownRights}
 	add := "add \"" + hidden + "\" to filesystem.immutable_paths"
 	for _, c := range []struct {
 		name, argv0 string
@@ -131,20 +132,20 @@ func TestELFInterpreter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loader, _, err := interpreterOf(sh)
+	loader, _, err := interpreterOf(place{ownRights, sh})
 	if err != nil || !filepath.IsAbs(loader) {
 		t.Fatalf("%q, %v", loader, err)
 	}
 	dir := filepath.Dir(sh)
 	bound := spec.Mount{Kind: spec.BindReadOnly, Source: dir, Target: dir}
-	if _, err := (View{mounts: []spec.Mount{bound}}).Command(sh, Lookup{}); err == nil || !strings.Contains(err.Error(), `its interpreter "`+loader) {
+	if _, err := (View{[]spec.Mount{bound}, ownRights}).Command(sh, Lookup{}); err == nil || !strings.Contains(err.Error(), `its interpreter "`+loader) {
 		t.Errorf("without it: %v", err)
 	}
 	all := []spec.Mount{bound}
 	for _, dir := range []string{"/lib", "/lib64", "/usr"} {
 		all = append(all, spec.Mount{Kind: spec.BindReadOnly, Source: dir, Target: dir})
 	}
-	if got, err := (View{mounts: all}).Command(sh, Lookup{}); err != nil || got != sh {
+	if got, err := (View{all, ownRights}).Command(sh, Lookup{}); err != nil || got != sh {
 		t.Errorf("with it: %q, %v", got, err)
 	}
 }
@@ -192,5 +193,34 @@ func TestScript(t *testing.T) {
 	l.Dir = "/work"
 	if err := view.Script(words("python3 agent.py"), l); err != nil {
 		t.Errorf("where it is visible: %v", err)
+	}
+}
+
+// What the invoker has asked for is looked at with their rights, and so is all that only
+// the host has: an error must not tell what is in another user's folder.
+func TestRightsOfTheInvoker(t *testing.T) {
+	_, root := someHost(t)
+	denied := func(func() error) error { return fs.ErrPermission }
+	bin := filepath.Join(root, "usr/bin")
+	mount := spec.Mount{Kind: spec.BindReadOnly, Source: bin, Target: "/bin"}
+	if got, err := (View{[]spec.Mount{mount}, denied}).Command("tool", Lookup{Path: "/bin"}); err != nil || got != "/bin/tool" {
+		t.Errorf("root's mount: %q, %v", got, err)
+	}
+	mount.AsOwner = true
+	view := View{[]spec.Mount{mount}, denied}
+	for _, c := range []struct {
+		argv0 string
+		l     Lookup
+	}{
+		{"tool", Lookup{Path: "/bin"}}, {"/bin/tool", Lookup{}}, {bin + "/tool", Lookup{}}, {"tool", Lookup{Path: "/sbin", CallerPath: bin}},
+		{"./tool", Lookup{Dir: "/home", CallerDir: bin}},
+	} {
+		_, err := view.Command(c.argv0, c.l)
+		if err == nil || !strings.HasPrefix(err.Error(), "cannot find \""+c.argv0+"\"") || strings.Contains(err.Error(), "immutable_paths") || strings.Contains(err.Error(), "--workspace") {
+			t.Errorf("%q: %v", c.argv0, err)
+		}
+	}
+	if err := view.Script([][]byte{[]byte("sh"), []byte(bin + "/tool")}, Lookup{}); err != nil {
+		t.Error(err)
 	}
 }

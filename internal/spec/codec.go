@@ -169,6 +169,7 @@ func specLayout(c *codec, s *Spec) {
 	} {
 		integer(c, id)
 	}
+	list(c, &s.OwnerGroups, integer[uint32])
 	c.numbers(&s.ManagerNamespaces)
 	text(c, &s.Hostname)
 	list(c, &s.Mounts, mountLayout)
@@ -223,6 +224,7 @@ func mountLayout(c *codec, m *Mount) {
 	integer(c, &m.Mode)
 	c.flag(&m.NoSymlinks)
 	c.flag(&m.Idmap)
+	c.flag(&m.AsOwner)
 	c.flag(&m.Exec)
 }
 

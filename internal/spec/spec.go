@@ -6,7 +6,7 @@ import "slices"
 
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
-const Version = 7
+const Version = 8
 
 // MaxSize caps the encoded Spec, in bytes: argv and environment together are
 // limited to 2 MiB by the kernel's default.
@@ -28,6 +28,9 @@ type Spec struct {
 
 	Command  Command
 	Identity Identity
+	// OwnerGroups are the supplementary groups that Identity.OwnerUID has beside the
+	// rights of Mount.AsOwner. The command has none of them.
+	OwnerGroups []uint32
 
 	// ManagerNamespaces are the inode numbers that no namespace of the
 	// command may share: all seven, by their names in /proc/PID/ns.
@@ -173,6 +176,9 @@ type Mount struct {
 	NoSymlinks bool
 	// Idmap shows the files of Identity.OwnerUID as the command's own.
 	Idmap bool
+	// AsOwner opens the source with the rights to files that Identity.OwnerUID has, and
+	// not with root's: it is the user behind sudo who asks for it.
+	AsOwner bool
 	// Exec is false for a mount from which nothing may be executed.
 	Exec bool
 }
