@@ -589,12 +589,63 @@ func TestReceiptOfWhatIsRefused(t *testing.T) {
 	run("--", "echo", "ran").mustRefuse(t, 125, "not a regular file")
 	file = filepath.Join(tempDir(t), "r.json")
 	run("--detach", "--", "echo", "ran").mustRefuse(t, 125, "--detach")
-	// The command does not see it before the end, and cannot get in its way.
+}
+
+// What is written beside a run is written where the caller has said, or not at all: the
+// command can neither change it nor put something in its way.
+func TestPlacesTheCommandMayWriteTo(t *testing.T) {
 	dir := tempDir(t)
-	file = dir + "/r.json"
-	c := call{dir: dir, args: []string{"run", "--receipt", file, "--workspace", dir, "--profile", "offline", "--", "sh", "-c", "ls -A; ln -s /etc/shadow r.json"}}
-	if r := c.run(t); r.status != 0 || r.stdout != "" || !strings.Contains(r.stderr, "cannot write the receipt") {
-		t.Errorf("%+v", r)
+	sh(t, fmt.Sprintf("cd %[1]q; mkdir -p work/deep out alias safe; ln -s work link; mount --bind work alias; chown -R %[2]s: .", dir, caller))
+	t.Cleanup(func() { sh(t, "umount "+dir+"/alias") })
+	profile := writeProfile(t, "name: places\nextends: offline\nfilesystem: {output_paths: [{host_path: "+dir+"/out, sandbox_path: /output, mode: read-write}]}\n")
+	places := map[string]string{ // and what the refusal says
+		"work/f.yaml": "where the command may write", "work/deep/f.yaml": "where the command may write", "./work/../work/f.yaml": "where the command may write",
+		"out/f.yaml": "where the command may write", "alias/f.yaml": "where the command may write", "alias/deep/f.yaml": "where the command may write",
+		"link/f.yaml": "symbolic link", "safe/f.yaml": "",
+	}
+	for place, want := range places {
+		for what, c := range map[string][]string{
+			"receipt": {"run", "--receipt", place, "--profile", profile},
+			"learn":   {"learn", "--output", place, "--profile", profile},
+		} {
+			sh(t, fmt.Sprintf("rm -f %q/{work,out,safe}{,/deep}/f.yaml", dir))
+			r := call{dir: dir, args: append(c, "--workspace", dir+"/work", "--", "sh", "-c", "echo ran >> deep/ran")}.run(t)
+			switch {
+			case want == "":
+				r.mustSucceed(t)
+			case r.status != 125 || !strings.Contains(r.stderr, want):
+				t.Errorf("%s in %s: %+v", what, place, r)
+			}
+			if _, err := os.Stat(filepath.Join(dir, place)); (err == nil) != (want == "") {
+				t.Errorf("%s in %s is there: %t", what, place, err == nil)
+			}
+		}
+	}
+	if got := sh(t, "cat "+dir+"/work/deep/ran"); got != "ran\nran\n" {
+		t.Errorf("%q", got)
+	}
+	// By another name of the folder than the one that it is bound by.
+	log := writeProfile(t, "name: log\nextends: offline\naudit: {log_path: "+dir+"/alias/log}\n")
+	call{dir: dir, args: []string{"run", "--profile", log, "--workspace", dir + "/work", "--", "echo", "ran"}}.run(t).mustRefuse(t, 125, "audit.log_path", "where the command may write")
+}
+
+// A folder that is moved while the command runs takes nothing of Purple's along.
+func TestPlacesThatAreReplaced(t *testing.T) {
+	for _, verb := range []string{"run", "learn"} {
+		dir := tempDir(t)
+		sh(t, fmt.Sprintf("mkdir %[1]q/place %[1]q/work; chown -R %[2]s: %[1]q", dir, caller))
+		flag := map[string]string{"run": "--receipt", "learn": "--output"}[verb]
+		args := []string{verb, flag, dir + "/place/f.yaml", "--profile", "offline", "--workspace", dir + "/work", "--", "sh", "-c", "echo ran > began; until test -e go; do sleep 0.1; done"}
+		r := waiting(t, filepath.Join(bin, "purple"), args, func() {
+			eventually(t, "the command has begun", time.Minute, func() bool { _, err := os.Stat(dir + "/work/began"); return err == nil })
+			sh(t, fmt.Sprintf("cd %q; mv place moved; mkdir place; chmod 777 place; touch work/go", dir))
+		})
+		if r.status != 123 || !strings.Contains(r.stderr, "its directory was replaced during the run") {
+			t.Errorf("%+v", r)
+		}
+		if got := sh(t, fmt.Sprintf("ls -A %[1]q/place %[1]q/moved", dir)); strings.Contains(got, "yaml") {
+			t.Errorf("%s", got)
+		}
 	}
 }
 

@@ -249,11 +249,18 @@ func TestLearnMerges(t *testing.T) {
 	}
 	call{dir: dir, args: []string{"learn", "--profile", "offline", "--output", file, "--merge", "--", "true"}}.run(t).
 		mustRefuse(t, 125, "it extends \"\"")
-	// The command itself puts something in the way.
-	late := filepath.Join(dir, "late.yaml")
-	r = call{dir: dir, args: []string{"learn", "--profile", "offline", "--workspace", dir, "--output", late, "--", "ln", "-s", "/etc/passwd", late}}.run(t)
-	if r.status != 125 || !strings.Contains(r.stderr, "not a regular file") {
-		t.Errorf("status %d, %q", r.status, r.stderr)
+	// What somebody writes into it meanwhile is not lost.
+	work := filepath.Join(dir, "work")
+	sh(t, fmt.Sprintf("mkdir %[1]q; chown %[2]s: %[1]q", work, caller))
+	r = waiting(t, filepath.Join(bin, "purple"), []string{"learn", "--profile", base, "--output", file, "--merge", "--workspace", work, "--", "sh", "-c", "echo > began; until test -e go; do sleep 0.1; done"}, func() {
+		eventually(t, "the command has begun", time.Minute, func() bool { _, err := os.Stat(work + "/began"); return err == nil })
+		sh(t, fmt.Sprintf("echo '# by hand' >> %q; touch %q/go", file, work))
+	})
+	if r.status != 123 || !strings.Contains(r.stderr, "it was changed during the run") {
+		t.Errorf("%+v", r)
+	}
+	if got := sh(t, "tail -n 1 "+file); got != "# by hand\n" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -34,7 +34,7 @@ func openAuditLog(plan *translate.Plan, i translate.Invoker) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the log %q (audit.log_path, %s): %w", name, plan.LogNamedIn, err)
 	}
-	l := logOpener{owners: []uint32{0, writer.UID}}
+	l := logOpener{owners: []uint32{0, writer.UID}, outside: func(dir int) error { return requireOutside(dir, plan) }}
 	var file *os.File
 	err = asInvoker(writer, func() (err error) {
 		file, err = l.open(name)
@@ -106,6 +106,8 @@ func logDirs(file string) ([]string, error) {
 // of the one above it: nobody can put something else in the way meanwhile.
 type logOpener struct {
 	owners []uint32 // whose directories and files are believed
+	// outside refuses a directory that the command may write to.
+	outside func(dir int) error
 }
 
 func (l logOpener) open(unsafePath string) (*os.File, error) {
@@ -114,6 +116,9 @@ func (l logOpener) open(unsafePath string) (*os.File, error) {
 		return nil, err
 	}
 	defer unix.Close(dir)
+	if err := l.outside(dir); err != nil {
+		return nil, err
+	}
 	file, err := openLogIn(dir, filepath.Base(unsafePath))
 	if err != nil {
 		return nil, err

@@ -12,7 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func testOpener() logOpener { return logOpener{owners: []uint32{0, uint32(os.Geteuid())}} }
+func testOpener() logOpener { return openerFor(0, uint32(os.Geteuid())) }
+
+func openerFor(owners ...uint32) logOpener {
+	return logOpener{owners: owners, outside: func(int) error { return nil }}
+}
 
 func TestOpenLogMakesWhatIsMissing(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
@@ -96,7 +100,7 @@ func TestOpenLogRefuses(t *testing.T) {
 		}
 	}
 	file := filepath.Join(t.TempDir(), "log")
-	nobody := logOpener{owners: []uint32{12345}}
+	nobody := openerFor(12345)
 	if f, err := nobody.open(file); err == nil || !strings.Contains(err.Error(), "it belongs to user") {
 		t.Errorf("%v, %v", f, err)
 	}

@@ -54,10 +54,10 @@ the command has ended: it knows what the command did, not what it could do.`,
 // makes one: no filter lets more pass than its policy without it.
 type learner struct {
 	placedFile
-	name    string         // of the profile to be
-	extends bool           // the base is found by name
-	before  []byte         // the profile to merge into; nil: none
-	earlier *seccomp.Rules // its own
+	name        string         // of the profile to be
+	extends     bool           // the base is found by name
+	earlierText []byte         // the profile to merge into; nil: none
+	earlier     *seccomp.Rules // its own
 
 	prepared *prepared
 	base     *seccomp.Rules // of the profile that it is learnt under
@@ -73,7 +73,7 @@ func (a *app) learn(ctx context.Context, req request, output string, merge bool)
 		return fmt.Errorf("cannot write the profile %q: %w", output, err)
 	}
 	defer l.dir.Close()
-	req.learner = l
+	req.learner, req.placed = l, &l.placedFile
 	runErr := a.run(ctx, req, nil)
 	if !l.complete {
 		if exitStatus(runErr) == 0 {
@@ -119,7 +119,7 @@ func (a *app) newLearner(req request, output string, merge bool) (*learner, erro
 			return nil, err
 		}
 	}
-	l.replace = l.before != nil
+	l.replace, l.keeps = l.earlierText != nil, true
 	err = l.open()
 	if errors.Is(err, fs.ErrExist) {
 		return nil, errors.New("it exists, and is not replaced; --merge adds to it")
@@ -141,17 +141,17 @@ func (a *app) readEarlier(l *learner) error {
 	if err != nil {
 		return err
 	}
-	l.before = earlier.Content
-	l.earlier, err = a.rulesOf(l, l.before)
+	l.earlierText = earlier.Content
+	l.earlier, err = a.rulesOf(l, l.earlierText)
 	return err
 }
 
 // accept refuses before the run an earlier profile that cannot be merged into.
 func (l *learner) accept(base *policies.Policy) error {
-	if l == nil || l.before == nil {
+	if l == nil || l.earlierText == nil {
 		return nil
 	}
-	_, err := (&policies.Lesson{Base: base, Extends: l.extends}).Merged(l.file, l.before)
+	_, err := (&policies.Lesson{Base: base, Extends: l.extends}).Merged(l.file, l.earlierText)
 	return err
 }
 
@@ -175,8 +175,8 @@ func (l *learner) take(part *spec.Learnt) {
 func (a *app) writeLesson(l *learner, runErr error) error {
 	lesson := l.lesson()
 	content, err := lesson.Profile()
-	if l.before != nil && err == nil {
-		content, err = lesson.Merged(l.file, l.before)
+	if l.earlierText != nil && err == nil {
+		content, err = lesson.Merged(l.file, l.earlierText)
 	}
 	if err != nil {
 		return err

@@ -76,7 +76,7 @@ func TestLearnRefuses(t *testing.T) {
 		}
 	}
 	l, err := a.newLearner(request{profile: "offline"}, filepath.Join(dir, "mine.yaml"), true)
-	if err != nil || l.before != nil {
+	if err != nil || l.earlierText != nil {
 		t.Fatalf("there is nothing yet to merge into: %v", err)
 	}
 	l.dir.Close()

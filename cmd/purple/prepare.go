@@ -35,6 +35,8 @@ type request struct {
 	terminal [3]bool
 	winsize  [4]uint16
 
+	placed *placedFile // written at the end; nil: nothing is
+
 	planOnly bool     // nothing will be started
 	learner  *learner // of `purple learn`; nil: the policy's system calls are enforced
 }

@@ -69,7 +69,11 @@ func (a *app) runForReceipt(ctx context.Context, req request) error {
 		return fmt.Errorf("cannot write the receipt %q: %w", req.receipt, err)
 	}
 	defer r.dir.Close()
+	req.placed = &r.placedFile
 	runErr := a.run(ctx, req, r)
+	if r.exposed {
+		return runErr
+	}
 	if err := r.write(runErr); err != nil {
 		err = fmt.Errorf("cannot write the receipt %q: %w", req.receipt, err)
 		return &statusError{orLost(exitStatus(runErr)), errors.Join(err, sayable(runErr))}

@@ -70,6 +70,9 @@ func (a *app) run(ctx context.Context, req request, receipt *receipt) error {
 	}
 	p.streams = streams
 	receipt.planned(p.plan)
+	if err := req.placed.requireOutside(p.plan); err != nil {
+		return err
+	}
 	a.warn(p.plan.Warnings)
 	if req.detach {
 		a.warnOfLinger(d)
