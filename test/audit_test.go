@@ -694,3 +694,20 @@ func TestLogAndReceiptUnderSudo(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Nothing that the caller's session would run is writable, by its own name or by a link's.
+func TestSessionPlacesAreNotWritable(t *testing.T) {
+	home := homeOf(caller)
+	sh(t, fmt.Sprintf("cd %[1]s; mkdir -p .config/containers/systemd .local/share/dbus-1/services .local/bin dotfiles/shell mine; mv .inputrc .inputrc.kept 2>/dev/null || :; echo set > dotfiles/shell/inputrc; ln -s dotfiles/shell/inputrc .inputrc; chown -Rh %[2]s: .config .local dotfiles mine .inputrc; chmod 777 mine", home, caller))
+	t.Cleanup(func() {
+		sh(t, "cd "+home+"; rm -rf .config/containers .local/share/dbus-1 .local/bin dotfiles mine .inputrc; mv .inputrc.kept .inputrc 2>/dev/null || :")
+	})
+	for dir, want := range map[string]string{
+		".config/containers/systemd": "podman", ".local/share/dbus-1/services": "session bus", ".local/bin": "who calls a program", "dotfiles/shell": "/.inputrc", "dotfiles": "/.inputrc",
+	} {
+		profile := writeProfile(t, "name: session\nextends: offline\nfilesystem: {output_paths: [{host_path: "+home+"/"+dir+", sandbox_path: /output, mode: read-write}]}\n")
+		call{args: []string{"run", "--profile", profile, "--", "echo", "ran"}}.run(t).mustRefuse(t, 125, want, "outside of the sandbox")
+		call{args: []string{"run", "--workspace", home + "/" + dir, "--", "echo", "ran"}}.run(t).mustRefuse(t, 125, want, "outside of the sandbox")
+	}
+	call{args: []string{"run", "--profile", "offline", "--workspace", home + "/mine", "--", "sh", "-c", "echo ran > made"}}.run(t).mustSucceed(t)
+}

@@ -3,7 +3,6 @@ package translate
 import (
 	"cmp"
 	"fmt"
-	"path"
 	"slices"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -156,8 +155,8 @@ func (b *builder) checkWorkspace(dir string) error {
 	if inTree || slices.Contains(sharedDirs, dir) {
 		return fmt.Errorf("cannot use %q as the workspace: it is a directory of the system; %s", dir, what)
 	}
-	for _, home := range append(slices.Clone(b.h.Homes), b.c.Invoker.Home) {
-		if home := path.Clean(home); path.IsAbs(home) && home != "/" && covers(dir, home) {
+	for _, home := range b.homes() {
+		if covers(dir, home) {
 			return fmt.Errorf("cannot use %q as the workspace: it is or holds the home directory %q, with all keys and tokens in it; %s", dir, home, what)
 		}
 	}
@@ -166,10 +165,6 @@ func (b *builder) checkWorkspace(dir string) error {
 	}
 	return b.checkWritable(dir)
 }
-
-// sessionDirs are where, below a home directory, programs are found that a session
-// starts by itself, and who may log in: user units would even run at once.
-var sessionDirs = []string{".config/autostart", ".config/environment.d", ".config/systemd", ".local/share/systemd", ".ssh"}
 
 // checkWritable refuses a folder in which the command could loosen its own next
 // run, or change what is recorded of this one: the profile, the places where one
@@ -193,11 +188,8 @@ func (b *builder) checkWritable(dir string) error {
 			return fmt.Errorf("cannot make %q writable: it holds %q, which is executed outside of the sandbox; install purple elsewhere, or name another folder", dir, program)
 		}
 	}
-	for _, name := range sessionDirs {
-		place := path.Join(b.c.Invoker.Home, name)
-		if b.c.Invoker.Home != "" && (covers(dir, place) || covers(place, dir)) {
-			return fmt.Errorf("cannot make %q writable: what lies in %q is run by your session, or opens it to others; name another folder", dir, place)
-		}
+	if place, by := sessionPlaceIn(dir, b.homes(), &b.c); place != "" {
+		return fmt.Errorf("cannot make %q writable: what lies in %q is run, outside of the sandbox, by %s; name another folder", dir, place, by)
 	}
 	return nil
 }

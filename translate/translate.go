@@ -33,6 +33,9 @@ type Command struct {
 	// may write to none of them, or the next run would obey it.
 	Profiles    []string
 	ProfileDirs []string
+	// Links are those of the SessionPaths of the caller's that are links, or lie behind
+	// one, and where they lead.
+	Links map[string]string
 	// RootsFiles are those of the policy's files, as its positions name them, in which
 	// root itself asks. For what another one asks, and what the command line does, the
 	// Invoker's rights must do.

@@ -129,7 +129,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"output path in .ssh", "name: x\nfilesystem:\n  output_paths: [{host_path: /home/ann/.ssh/sub, mode: read-write}]\nnetwork: {isolated: true}\n", func(c *Command, h *host.Facts) {
 			c.Invoker = Invoker{UID: 1000, GID: 1000, Name: "ann", Home: "/home/ann"}
 			h.Paths["/home/ann/.ssh/sub"] = disk("254:0")
-		}, "is run by your session, or opens it to others", false},
+		}, "outside of the sandbox, by who may log in, and mail", false},
 		{"workspace above user units", full, func(c *Command, _ *host.Facts) {
 			c.Invoker, c.Workspace = Invoker{UID: 1000, GID: 1000, Name: "ann", Home: "/home/ann"}, "/home/ann/.config"
 		}, "/home/ann/.config/", false},
@@ -308,6 +308,47 @@ func TestChecks(t *testing.T) {
 	}
 	if !reflect.DeepEqual(hybrid, want) {
 		t.Errorf("hybrid: %+v", hybrid)
+	}
+}
+
+// A folder is not writable in which a session, a shell or a tool of the caller's would run
+// what the command leaves; and what programs keep data in is.
+func TestSessionPlaces(t *testing.T) {
+	ann := func(dir string) func(*Command, *host.Facts) {
+		return func(c *Command, _ *host.Facts) {
+			c.Invoker, c.Workspace = Invoker{UID: 1000, GID: 1000, Name: "ann", Home: "/home/ann"}, dir
+			c.Environ = map[string]string{"XDG_CONFIG_HOME": "/data/config", "XDG_DATA_HOME": "relative"}
+			c.Links = map[string]string{"/home/ann/.bashrc": "/home/ann/dotfiles/bash/rc"}
+		}
+	}
+	refused := []string{"/data/config/systemd/user", "/data/config", "/home/ann/dotfiles", "/home/ann/dotfiles/bash", "/home/bob/.ssh", "/root/.config/systemd"}
+	for _, place := range SessionPaths("/home/ann") {
+		refused = append(refused, place, place+"/sub")
+		if dir := filepath.Dir(place); dir != "/home/ann" {
+			refused = append(refused, dir)
+		}
+	}
+	homes := func(change func(*Command, *host.Facts)) func(*Command, *host.Facts) {
+		return func(c *Command, h *host.Facts) {
+			change(c, h)
+			h.Homes = append(h.Homes, "/home/bob")
+		}
+	}
+	for _, dir := range refused {
+		if _, err := build(t, "name: x\n", homes(ann(dir))); err == nil || !strings.Contains(err.Error(), "outside of the sandbox, by") {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	for _, dir := range []string{"/home/ann/project", "/home/ann/.cache/pip", "/home/ann/.npm", "/home/ann/.cargo/registry", "/home/ann/go/src/x", "/home/ann/.config/mine",
+		"/home/ann/binary", "/home/ann/.local/share/mine", "/home/ann/.m2/repository", "/home/ann/dotfiles/zsh", "/data/share/systemd", "/home/ann/.sshx"} {
+		if _, err := build(t, "name: x\n", homes(ann(dir))); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	for _, name := range []string{".config/user-tmpfiles.d", ".local/share/user-tmpfiles.d", ".local/share/dbus-1", ".config/containers", ".config/plasma-workspace", ".local/bin", ".config/git", ".gitconfig", ".gnupg"} {
+		if !slices.Contains(SessionPaths(""), name) {
+			t.Errorf("%s is not there", name)
+		}
 	}
 }
 

@@ -119,6 +119,9 @@ func (a *app) prepare(req request) (*prepared, error) {
 	if command.ProfileDirs, err = a.protectedDirs(command.Invoker); err != nil {
 		return nil, err
 	}
+	if command.Links, err = sessionLinks(policy, command); err != nil {
+		return nil, err
+	}
 	facts, err := completeFacts(machine, policy, command)
 	if err != nil {
 		return nil, err
@@ -380,6 +383,28 @@ func helperPath(program string) (string, error) {
 		return name, nil
 	}
 	return "", fmt.Errorf("cannot find %s beside %q or in %q; is purple installed completely?", program, self, packagedHelpers)
+}
+
+// sessionLinks finds where the files lead that a session runs, if a folder is writable
+// that might hold them: many people keep those in a folder of their own.
+func sessionLinks(p *policies.Policy, c translate.Command) (map[string]string, error) {
+	fs := p.Filesystem
+	if c.Workspace == "" && fs.Workspace != policies.WorkspaceReadWrite && len(fs.Output) == 0 {
+		return nil, nil
+	}
+	home := c.Invoker.Home
+	if home == "" {
+		home = "/root"
+	}
+	links := map[string]string{}
+	return links, asInvoker(c.Invoker, func() error {
+		for _, at := range translate.SessionPaths(home) {
+			if real, err := filepath.EvalSymlinks(at); err == nil && real != at {
+				links[at] = real
+			}
+		}
+		return nil
+	})
 }
 
 // probePaths finds the facts of those paths that the plan depends on. What the user
