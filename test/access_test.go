@@ -272,3 +272,67 @@ expect("absent", lambda: open("/output/none").close())`
 		t.Errorf("not recorded: %s\n%v", r.stdout, got)
 	}
 }
+
+// A mount below what the command may write stays where it is, whatever is done to the
+// directories above it.
+func TestNestedPathsStay(t *testing.T) {
+	dir := tempDir(t)
+	sh(t, fmt.Sprintf(`cd %[1]q; mkdir -p work/.git/hooks work/a/b/c/deep out/x/y kept; echo hook > work/.git/hooks/post; echo conf > work/.git/config; echo deep > work/a/b/c/deep/file; echo in > kept/in; touch out/x/y/file
+chown -R %[2]s: work out kept; chmod -R a+rwX work out kept`, dir, caller))
+	profile := writeProfile(t, `name: nested
+extends: offline
+filesystem:
+  workspace: read-write
+  immutable_paths: [/usr, {host_path: /bin, optional: true}, {host_path: /lib, optional: true}, {host_path: /lib64, optional: true},
+    `+dir+`/work/.git/hooks, `+dir+`/work/.git/config, `+dir+`/work/a/b/c/deep,
+    {host_path: `+dir+`/kept, sandbox_path: /tmp/s/t/kept}, {host_path: `+dir+`/kept/in, sandbox_path: /output/x/y/file}]
+  output_paths: [{host_path: `+dir+`/out, sandbox_path: /output, mode: read-write}]
+`)
+	const script = `
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def try_(what, f, *args):
+    try:
+        f(*args); print(what, "done")
+    except OSError as e:
+        print(what, errno.errorcode[e.errno])
+def exchange(a, b):
+    if libc.syscall(316, -100, a.encode(), -100, b.encode(), 2) != 0:
+        e = ctypes.get_errno(); raise OSError(e, "")
+def write(name):
+    open(name, "a").write("changed")
+os.mkdir("other"); os.rename("other", "other2"); print("control", os.listdir("other2"))
+os.rename(".git/description", ".git/d2") if os.path.exists(".git/description") else open(".git/new", "w").close()
+for parent in [".git", "a", "a/b", "a/b/c", "/tmp/s", "/tmp/s/t", "/output/x", "/output/x/y"]:
+    try_("rename " + parent, os.rename, parent, parent + ".moved")
+    try_("into " + parent, os.rename, parent, "other2/moved")
+    try_("exchange " + parent, exchange, parent, "other2")
+    try_("over " + parent, os.rename, "other2", parent)
+    try_("rmdir " + parent, os.rmdir, parent)
+for name in [".git/hooks/post", ".git/config", "a/b/c/deep/file", "/tmp/s/t/kept/in", "/output/x/y/file"]:
+    try_("write " + name, write, name)
+for name in [".git/config", "/output/x/y/file", ".git/hooks"]:
+    try_("rename " + name, os.rename, name, name + ".moved")
+    try_("remove " + name, os.unlink, name)
+write("a/b/new"); write(".git/made")`
+	r := call{dir: dir + "/work", args: []string{"run", "--profile", profile, "--", "python3", "-c", script}}.run(t).mustSucceed(t)
+	mustSay(t, r.stdout, "control []")
+	for line := range strings.Lines(r.stdout) {
+		if strings.HasPrefix(line, "write") && !strings.HasSuffix(line, "EROFS\n") {
+			t.Error(line)
+		}
+		if strings.HasSuffix(line, "done\n") {
+			t.Error(line)
+		}
+		// Directories that Purple makes in a scratch are root's.
+		if strings.HasPrefix(line, "rename") && !strings.HasSuffix(line, "EBUSY\n") && line != "rename /tmp/s/t EACCES\n" {
+			t.Error(line)
+		}
+	}
+	if n := strings.Count(r.stdout, "\n"); n != 1+8*5+5+3*2 {
+		t.Errorf("%d lines: %s", n, r.stdout)
+	}
+	if got := sh(t, fmt.Sprintf("cd %q; cat work/.git/hooks/post work/.git/config work/a/b/c/deep/file kept/in work/a/b/new; ls work out out/x", dir)); got != "hook\nconf\ndeep\nin\nchangedout:\nx\n\nout/x:\ny\n\nwork:\na\nother2\n" {
+		t.Errorf("%q", got)
+	}
+}

@@ -534,3 +534,27 @@ func TestOpenSourceWhileADirectoryBecomesALink(t *testing.T) {
 		t.Error("the directory was never opened")
 	}
 }
+
+func TestPinnedDirs(t *testing.T) {
+	ro, rw, tmpfs := spec.BindReadOnly, spec.BindReadWrite, spec.Tmpfs
+	for want, mounts := range map[string][]spec.Mount{
+		"":                              {{Kind: ro, Target: "/usr"}, {Kind: rw, Target: "/work"}, {Kind: ro, Target: "/work/hooks"}},
+		"/work/.git":                    {{Kind: rw, Target: "/work"}, {Kind: ro, Target: "/work/.git/config"}, {Kind: ro, Target: "/work/.git/hooks"}},
+		"/work/a /work/a/b /work/a/b/c": {{Kind: rw, Target: "/work"}, {Kind: ro, Target: "/work/a/b/c/d"}},
+		"/work/a /work/a/b/c":           {{Kind: rw, Target: "/work"}, {Kind: rw, Target: "/work/a/b"}, {Kind: ro, Target: "/work/a/b/c/d"}},
+		"/tmp/a":                        {{Kind: tmpfs, Target: "/tmp"}, {Kind: tmpfs, Target: "/tmp/a/b"}},
+		"/ro/rw/a":                      {{Kind: ro, Target: "/ro"}, {Kind: rw, Target: "/ro/rw"}, {Kind: ro, Target: "/ro/rw/a/b"}, {Kind: ro, Target: "/ro/x/y"}},
+	} {
+		if got := strings.Join(pinnedDirs(mounts), " "); got != want {
+			t.Errorf("%v: %q, want %q", mounts, got, want)
+		}
+	}
+	lines, err := parseMountinfo("1 0 0:1 / / ro - tmpfs t rw\n2 1 0:1 / /work rw,nosuid - ext4 t rw\n3 2 0:1 / /work/.git/hooks ro,nosuid - ext4 t rw\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := []spec.Mount{{Kind: rw, Target: "/work"}, {Kind: ro, Target: "/work/.git/hooks"}}
+	if err := requireBinds(lines, mounts); err == nil || !strings.Contains(err.Error(), `"/work/.git"`) {
+		t.Errorf("%v", err)
+	}
+}

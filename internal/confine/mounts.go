@@ -272,6 +272,10 @@ func attach(tree, dirfd int, name string) error {
 
 // attachMounts makes the policy's mounts, parents first.
 func (s *sandbox) attachMounts() error {
+	s.pinned = map[string]bool{}
+	for _, dir := range pinnedDirs(s.spec.Mounts) {
+		s.pinned[dir] = false
+	}
 	for i := range s.spec.Mounts {
 		m := &s.spec.Mounts[i]
 		src := s.sources[i]

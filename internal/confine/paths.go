@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -164,8 +165,59 @@ func (s *sandbox) target(name string, dir bool) (int, error) {
 			return -1, fmt.Errorf("cannot make the mount point %q: %w", "/"+path.Join(parts[:i+1]...), err)
 		}
 		at = next
+		if i == len(parts)-1 {
+			break
+		}
+		if at, err = s.pinOnce("/"+path.Join(parts[:i+1]...), at); err != nil {
+			return -1, err
+		}
 	}
 	return at, nil
+}
+
+// pinnedDirs are the directories between a writable mount and another mount below it. The
+// command could rename one, the mount with it, and make another of its name:
+// `mv .git g; mkdir -p .git/hooks`.
+func pinnedDirs(mounts []spec.Mount) []string {
+	var pinned []string
+	for _, m := range mounts {
+		for dir := path.Dir(m.Target); dir != "/"; dir = path.Dir(dir) {
+			if h := holder(mounts, dir); h != nil && h.Target != dir && h.Kind != spec.BindReadOnly {
+				pinned = append(pinned, dir)
+			}
+		}
+	}
+	slices.Sort(pinned)
+	return slices.Compact(pinned)
+}
+
+// pinOnce pins dir, if it is one of pinnedDirs. It returns the descriptor to go on from,
+// in the place of fd.
+func (s *sandbox) pinOnce(dir string, fd int) (int, error) {
+	if pinned, is := s.pinned[dir]; !is || pinned {
+		return fd, nil
+	}
+	defer unix.Close(fd)
+	tree, err := pin(fd)
+	if err != nil {
+		return -1, fmt.Errorf("cannot mount %q on itself: %w", dir, err)
+	}
+	s.pinned[dir] = true
+	return tree, nil
+}
+
+// pin mounts a directory on itself, with its attributes and all that is mounted below it:
+// a mount point cannot be renamed or removed (EBUSY, rename(2)). It returns the mount.
+func pin(fd int) (int, error) {
+	tree, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("cannot copy the mount: %w", err)
+	}
+	if err := attach(tree, fd, ""); err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
 }
 
 // child opens name in dirfd, making it first if it is not there.

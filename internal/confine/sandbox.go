@@ -38,6 +38,7 @@ type sandbox struct {
 	sources    []source
 	userns     int             // maps idmapped mounts; -1: not yet received
 	ownDevices map[uint64]bool // st_dev of every tmpfs that this run made
+	pinned     map[string]bool // pinnedDirs, and whether they are
 
 	inputPath string // of the regular file that standard input is copied from; empty: it is not
 	input     int    // the copy, or -1

@@ -50,6 +50,11 @@ func requireBinds(lines []mountLine, mounts []spec.Mount) error {
 			return fmt.Errorf("nothing is mounted at %q", m.Target)
 		}
 	}
+	for _, dir := range pinnedDirs(mounts) {
+		if lastMount(lines, dir) < 0 {
+			return fmt.Errorf("%q, which the command could rename, is not mounted on itself", dir)
+		}
+	}
 	for _, l := range lines {
 		if m := holder(mounts, l.target); m != nil && m.Kind == spec.BindReadOnly && !slices.Contains(l.options, "ro") {
 			return fmt.Errorf("mount %q is writable", l.target)
