@@ -4,8 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
 
 	"github.com/purple-sandbox/purple/internal/spec"
+	"github.com/purple-sandbox/purple/journal"
 	"github.com/purple-sandbox/purple/policies"
 	"github.com/spf13/cobra"
 )
@@ -24,6 +29,7 @@ type app struct {
 // main runs one command line and returns the exit status. Every error is
 // printed here and nowhere else.
 func (a *app) main(args []string) int {
+	a.stderr = escaping{a.stderr}
 	root := newRootCommand(a)
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
@@ -32,10 +38,45 @@ func (a *app) main(args []string) int {
 	err := root.Execute()
 	var status *statusError
 	if err != nil && !(errors.As(err, &status) && status.err == nil) {
-		fmt.Fprintf(a.stderr, "purple: %v\n", err)
+		fmt.Fprintf(a.stderr, "purple: %s\n", printableError(err))
 	}
 	return exitStatus(err)
 }
+
+// printableError is the text of an error, in which no path makes lines of its own: those of
+// the standard library stand in it as they are.
+func printableError(err error) string {
+	text := err.Error()
+	for _, path := range pathsIn(err) {
+		text = strings.ReplaceAll(text, path, journal.Escape(path))
+	}
+	return text
+}
+
+// pathsIn are the paths in the errors of the standard library that err is made of.
+func pathsIn(err error) []string {
+	switch e := err.(type) {
+	case *fs.PathError:
+		return append(pathsIn(e.Err), e.Path)
+	case *os.LinkError:
+		return append(pathsIn(e.Err), e.Old, e.New)
+	case *exec.Error:
+		return append(pathsIn(e.Err), e.Name)
+	case interface{ Unwrap() error }:
+		return pathsIn(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var paths []string
+		for _, part := range e.Unwrap() {
+			paths = append(paths, pathsIn(part)...)
+		}
+		return paths
+	default:
+		return nil
+	}
+}
+
+// out is standard output for text, see escaping.
+func (a *app) out() io.Writer { return escaping{a.stdout} }
 
 // statusError ends purple with a status. A nil err means that nothing is left
 // to say: the status is the command's own.

@@ -166,7 +166,7 @@ func (a *app) printChecks(d domain, policy *policies.Policy, checks []translate.
 		}
 		return printJSON(a.stdout, shown)
 	}
-	_, err := fmt.Fprint(a.stdout, checksText(d, policy.Name, checks))
+	_, err := fmt.Fprint(a.out(), checksText(d, policy.Name, checks))
 	return err
 }
 

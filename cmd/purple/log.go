@@ -124,6 +124,9 @@ func nameLevel(groups []string, attr slog.Attr) slog.Attr {
 // isJournal tells whether w is the stream to the journal that systemd gave to a
 // service (JOURNAL_STREAM in systemd.exec(5)).
 func isJournal(w io.Writer) bool {
+	if e, ok := w.(escaping); ok {
+		w = e.Writer
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

@@ -46,7 +46,11 @@ func (a *app) plan(req request, format string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(a.stdout, text)
+	to := a.out()
+	if format == "json" {
+		to = a.stdout // it is escaped as JSON
+	}
+	_, err = fmt.Fprint(to, text)
 	return err
 }
 

@@ -31,7 +31,7 @@ func (a *app) listProfiles() error {
 	if a.json {
 		return printJSON(a.stdout, entries)
 	}
-	table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	table := tabwriter.NewWriter(a.out(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tSOURCE\tDESCRIPTION")
 	for _, e := range entries {
 		text := strings.Join(strings.Fields(e.Description), " ")
@@ -86,7 +86,7 @@ func (a *app) showProfile(arg string) error {
 		return err
 	}
 	a.warn(policy.Warnings)
-	fmt.Fprintf(a.stdout, "# from %s\n# digest %s\n%s", strings.Join(policy.Files(), ", which extends "), digest, text)
+	fmt.Fprintf(a.out(), "# from %s\n# digest %s\n%s", strings.Join(policy.Files(), ", which extends "), digest, text)
 	return nil
 }
 
@@ -121,7 +121,7 @@ func (a *app) checkProfile(file string) error {
 	for _, w := range policy.Warnings {
 		fmt.Fprintln(a.stderr, w)
 	}
-	fmt.Fprintf(a.stdout, "%s: profile %q is valid\n", source.File, policy.Name)
+	fmt.Fprintf(a.out(), "%s: profile %q is valid\n", source.File, policy.Name)
 	return nil
 }
 

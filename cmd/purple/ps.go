@@ -104,7 +104,7 @@ func (a *app) ps(ctx context.Context) error {
 	if a.json {
 		return printJSON(a.stdout, listed)
 	}
-	return printLines(a.stdout, psTable(listed, time.Now()))
+	return printLines(a.out(), psTable(listed, time.Now()))
 }
 
 // denialsTime bounds the count: a command that is denied much for long has many

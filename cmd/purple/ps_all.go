@@ -48,7 +48,7 @@ func (a *app) listAll(ctx context.Context, profile string) error {
 	if a.json {
 		return printJSON(a.stdout, known)
 	}
-	return printLines(a.stdout, knownTable(known, time.Now()))
+	return printLines(a.out(), knownTable(known, time.Now()))
 }
 
 // knownRuns puts both together, those that began last at the end.

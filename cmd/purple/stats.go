@@ -62,7 +62,7 @@ func (a *app) stats(ctx context.Context, args []string) error {
 	if a.json {
 		return printJSON(a.stdout, usage.runs)
 	}
-	return printLines(a.stdout, usage.table())
+	return printLines(a.out(), usage.table())
 }
 
 // only keeps the runs that are named; nil: all of them.

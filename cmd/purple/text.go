@@ -12,6 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// escaping writes a text in which nothing steers a terminal: a path, a profile or a name
+// in it may be another's. Lines and tabs stay.
+type escaping struct{ io.Writer }
+
+func (e escaping) Write(text []byte) (int, error) {
+	parts := strings.SplitAfter(string(text), "\n")
+	for i, part := range parts {
+		line, end := strings.CutSuffix(part, "\n")
+		parts[i] = escapeLine(line)
+		if end {
+			parts[i] += "\n"
+		}
+	}
+	if _, err := io.WriteString(e.Writer, strings.Join(parts, "")); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
+
 // orDash writes "-" for what is not known.
 func orDash(text func(uint64) string, n *uint64) string {
 	if n == nil {

@@ -55,7 +55,7 @@ func (a *app) why(ctx context.Context, arg string) error {
 	if a.json {
 		return printJSON(a.stdout, report)
 	}
-	_, err = fmt.Fprint(a.stdout, report.text())
+	_, err = fmt.Fprint(a.out(), report.text())
 	return err
 }
 
