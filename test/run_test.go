@@ -554,3 +554,38 @@ func TestStopOfAStubbornCommand(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 }
+
+// Only a run that needs the current directory is refused where that is gone.
+func TestCurrentDirectoryThatIsGone(t *testing.T) {
+	dir := tempDir(t)
+	sh(t, fmt.Sprintf("mkdir %[1]q/work; chmod 777 %[1]q/work; chown %[2]s: %[1]q/work", dir, caller))
+	without := writeProfile(t, "name: nowhere\nextends: offline\nfilesystem: {workspace: none}\n")
+	for i, c := range []struct {
+		args, want string
+	}{
+		{"--profile " + without, "ran\nstatus 0"},
+		{"--profile offline --workspace " + dir + "/work", "ran\nstatus 0"},
+		{"--profile offline", "call purple in a folder that is there, or name one with --workspace DIR\nstatus 125"},
+		{"--profile offline --workspace .", "status 125"},
+	} {
+		out := sh(t, fmt.Sprintf("mkdir %[1]q/gone; cd %[1]q/gone; rmdir ../gone; %s/purple run %s -- echo ran 2>&1; echo status $?", dir, bin, c.args))
+		if !strings.HasSuffix(out, c.want+"\n") || i > 1 && strings.HasPrefix(out, "ran") {
+			t.Errorf("%s: %s", c.args, out)
+		}
+	}
+}
+
+// A file is not mounted where a directory is, nor the reverse, and the error says which
+// is which.
+func TestFileOverADirectory(t *testing.T) {
+	dir := tempDir(t)
+	sh(t, fmt.Sprintf("cd %q; mkdir -p host/dir folder; touch host/file file; chmod -R a+rX .", dir))
+	const base = "extends: offline\nfilesystem:\n  immutable_paths: [/usr, {host_path: /bin, optional: true}, {host_path: /lib, optional: true}, {host_path: /lib64, optional: true}, {host_path: %[1]s/host, sandbox_path: /srv}, {host_path: %[1]s/%[2]s, sandbox_path: %[3]s}]\n"
+	run := func(source, target string) result {
+		return call{args: []string{"run", "--profile", writeProfile(t, fmt.Sprintf(base, dir, source, target)), "--", "echo", "ran"}}.run(t)
+	}
+	run("file", "/srv/file").mustSucceed(t)
+	run("folder", "/srv/dir").mustSucceed(t)
+	run("file", "/srv/dir").mustRefuse(t, 125, `cannot mount "`+dir+`/file" at "/srv/dir": it is a file, and at that place there is a directory`)
+	run("folder", "/srv/file").mustRefuse(t, 125, `cannot mount "`+dir+`/folder" at "/srv/file": it is a directory, and at that place there is a file`)
+}

@@ -135,6 +135,9 @@ func (b *builder) workspace() error {
 	case mode == policies.WorkspaceReadWrite:
 		kind = spec.BindReadWrite
 	}
+	if dir == "" {
+		return fmt.Errorf("cannot find the current directory, which is the workspace (filesystem.workspace, %s): %w; call purple in a folder that is there, or name one with --workspace DIR", b.p.Where(key), b.c.DirError)
+	}
 	if err := b.checkWorkspace(dir); err != nil {
 		return err
 	}

@@ -13,7 +13,8 @@ import (
 // Command is what the caller asks for besides the policy.
 type Command struct {
 	Argv      [][]byte
-	Dir       string            // the caller's current directory, absolute
+	Dir       string            // the caller's current directory, absolute; empty: there is none
+	DirError  error             // why
 	Workspace string            // --workspace, absolute, links resolved; empty: the policy's choice
 	Environ   map[string]string // the caller's environment
 	Env       map[string]string // --env, over everything else

@@ -218,18 +218,25 @@ func (a *app) command(req request) (translate.Command, error) {
 	return c, err
 }
 
-// findDirs finds the folders that the caller stands in and names.
+// findDirs finds the folders that the caller stands in and names. That it stands in none,
+// which may be deleted or out of reach, matters only to a run that needs it.
 func findDirs(c *translate.Command, req request) error {
+	c.Dir, c.DirError = currentDir()
 	var err error
-	if c.Dir, err = os.Getwd(); err != nil {
-		return fmt.Errorf("cannot find the current directory: %w", err)
-	}
-	// PWD may name it through a link, which a bind would refuse.
-	if c.Dir, err = filepath.EvalSymlinks(c.Dir); err != nil {
-		return fmt.Errorf("cannot find the current directory: %w", err)
-	}
 	c.Workspace, err = workspaceDir(req.workspace)
 	return err
+}
+
+func currentDir() (string, error) {
+	dir, err := os.Getwd()
+	if err == nil {
+		// PWD may name it through a link, which a bind would refuse.
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return "", err
+	}
+	return dir, nil
 }
 
 // ownPath is this program's file.
@@ -429,9 +436,10 @@ func probePaths(p *policies.Policy, c translate.Command) (map[string]host.PathFa
 
 // hostPaths are those that root's profiles name, and those that the invoker does.
 func hostPaths(p *policies.Policy, c translate.Command) (roots, invokers []string) {
-	invokers = []string{c.Dir}
-	if c.Workspace != "" {
-		invokers = append(invokers, c.Workspace)
+	for _, dir := range []string{c.Dir, c.Workspace} {
+		if dir != "" {
+			invokers = append(invokers, dir)
+		}
 	}
 	add := func(b policies.Bind) {
 		if translate.IsInvokers(p.Where(b.Key), c.RootsFiles) {

@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -287,7 +288,7 @@ func (s *sandbox) attachMounts() error {
 			src = source{tree: fd, dir: true}
 		}
 		if err := s.attachAt(src, m.Target); err != nil {
-			return fmt.Errorf("cannot mount %q: %w", m.Target, err)
+			return fmt.Errorf("cannot mount %q at %q: %w", cmp.Or(m.Source, "a scratch"), m.Target, err)
 		}
 	}
 	return nil
@@ -301,6 +302,14 @@ func (s *sandbox) attachAt(src source, name string) error {
 		return err
 	}
 	defer unix.Close(at)
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return err
+	}
+	if isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR; isDir != src.dir {
+		what := map[bool]string{true: "a directory", false: "a file"}
+		return fmt.Errorf("it is %s, and at that place there is %s; give it another sandbox_path", what[src.dir], what[isDir])
+	}
 	return attach(src.tree, at, "")
 }
 
