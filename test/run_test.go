@@ -589,3 +589,60 @@ func TestFileOverADirectory(t *testing.T) {
 	run("file", "/srv/dir").mustRefuse(t, 125, `cannot mount "`+dir+`/file" at "/srv/dir": it is a file, and at that place there is a directory`)
 	run("folder", "/srv/file").mustRefuse(t, 125, `cannot mount "`+dir+`/folder" at "/srv/file": it is a directory, and at that place there is a file`)
 }
+
+// idmappable is a directory whose file system has idmapped mounts: of the disk, or of
+// memory where that has none.
+func idmappable(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "purple-idmap.")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sh(t, fmt.Sprintf("umount %[1]q 2>/dev/null || :; rm -rf %[1]q", dir)) })
+	sh(t, fmt.Sprintf("chmod 755 %[1]q; case $(stat -f -c %%T %[1]q) in ext2/ext3|xfs|btrfs) ;; *) mount -t tmpfs -o mode=755 tmpfs %[1]q;; esac", dir))
+	return dir
+}
+
+// Root may let a command work in the folders of others: it is their owner there, and what
+// else lies in them stays whose it is.
+func TestFoldersOfOthers(t *testing.T) {
+	dir := idmappable(t)
+	sh(t, fmt.Sprintf(`cd %q; install -d -o 4331 -g 4332 work; install -d -o 4333 -g 4333 out; cd work
+echo theirs > mine; echo theirs > also; chown 4331:4332 mine; chown 4331:0 also
+echo roots > roots; echo secret > secret; chmod 600 secret; echo third > third; chown 4335:4335 third; chmod 666 third`, dir))
+	profile := writeProfile(t, "name: owners\nextends: offline\nfilesystem: {output_paths: [{host_path: "+dir+"/out, sandbox_path: /output, mode: read-write}]}\n")
+	const script = `
+import errno, os
+def try_(what, f, *args):
+    try:
+        print(what, f(*args))
+    except OSError as e:
+        print(what, errno.errorcode[e.errno])
+def append(name):
+    with open(name, "a") as f: f.write("more\n")
+for name in ["mine", "also", "third", "/output/made", "made"]: try_("append " + name, append, name)
+for name in ["roots", "secret"]: try_("append " + name, append, name)
+try_("read", lambda: open("roots").read()); try_("secret", lambda: open("secret").read())
+print("owner", [os.stat(n).st_uid for n in (".", "mine", "made", "roots", "third", "/output", "/output/made")])
+try_("chown", os.chown, "made", 0, 0); try_("chmod", os.chmod, "roots", 0o777); try_("setid", os.chmod, "made", 0o4755)
+try_("rename", os.rename, "third", "renamed"); try_("remove", os.remove, "roots")`
+	r := call{args: []string{"run", "--profile", profile, "--workspace", dir + "/work", "--", "python3", "-c", script}}.run(t).mustSucceed(t)
+	want := "append mine None\nappend also None\nappend third None\nappend /output/made None\nappend made None\nappend roots EACCES\nappend secret EACCES\nread roots\n\nsecret EACCES\n" +
+		"owner [1000, 1000, 1000, 65534, 65534, 1000, 1000]\nchown EPERM\nchmod EPERM\nsetid EPERM\nrename None\nremove None\n"
+	if r.stdout != want {
+		t.Errorf("got  %q\nwant %q", r.stdout, want)
+	}
+	if got := sh(t, fmt.Sprintf("cd %q; stat -c '%%n %%u:%%g %%a' work/* out/*; cat work/mine work/renamed", dir)); got != `work/also 4331:0 644
+work/made 4331:4332 644
+work/mine 4331:4332 644
+work/renamed 4335:4335 666
+work/secret 0:0 600
+out/made 4333:4333 644
+theirs
+more
+third
+more
+` {
+		t.Errorf("%s", got)
+	}
+}

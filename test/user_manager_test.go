@@ -74,6 +74,7 @@ var notForUsers = map[string]string{
 	"TestNoFileCapabilitiesAreLeftBehind":      rootsOwn,
 	"TestOthersAskTheirOwnManager":             rootsOwn,
 	"TestSudo":                                 rootsOwn,
+	"TestFoldersOfOthers":                      rootsOwn,
 	"TestProfilesBehindSudo":                   rootsOwn,
 	"TestFilesBehindSudo":                      rootsOwn,
 	"TestLogsBehindSudo":                       rootsOwn,

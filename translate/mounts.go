@@ -107,7 +107,7 @@ func (b *builder) output(out policies.Output) error {
 	if err := b.checkWritable(out.HostPath); err != nil {
 		return fmt.Errorf("%s: %s: %w", b.p.Where(out.Key), out.Key, err)
 	}
-	m := spec.Mount{Kind: spec.BindReadWrite, NoSymlinks: true, Idmap: b.idmap(), Exec: out.Mode == policies.ReadWrite}
+	m := spec.Mount{Kind: spec.BindReadWrite, NoSymlinks: true, Idmap: b.idmap(out.HostPath), Exec: out.Mode == policies.ReadWrite}
 	if out.Mode == policies.WriteOnly && fact.Exists {
 		if b.h.LandlockABI == 0 {
 			return b.unsupported(out.Key, "a write-only output path", whyLandlock, hintLandlock)
@@ -117,10 +117,21 @@ func (b *builder) output(out policies.Output) error {
 	return b.bind(out.Bind, m)
 }
 
-// idmap tells whether the invoker's files must be shown as the command's.
-func (b *builder) idmap() bool {
-	id := b.plan.Spec.Identity
-	return id.OwnerUID != id.HostUID || id.OwnerGID != id.HostGID
+// idmap is Mount.Idmap of a folder on the host. Root's runs have a user of their own, and
+// the files of who owns the folder are shown as that one's: root may let a command work in
+// anybody's. Who is not root has no folder but their own.
+func (b *builder) idmap(dir string) int {
+	fact := b.h.Paths[dir]
+	if b.c.Invoker.UID != 0 || !fact.Exists {
+		return 0
+	}
+	owner := spec.Owner{UID: fact.UID, GID: fact.GID}
+	owners := &b.plan.Spec.Idmaps
+	if n := slices.Index(*owners, owner); n >= 0 {
+		return n + 1
+	}
+	*owners = append(*owners, owner)
+	return len(*owners)
 }
 
 // workspace binds the folder that the command starts in, at its own path.
@@ -141,7 +152,7 @@ func (b *builder) workspace() error {
 	if err := b.checkWorkspace(dir); err != nil {
 		return err
 	}
-	b.add(spec.Mount{Kind: kind, Source: dir, Target: dir, NoSymlinks: true, Idmap: b.idmap(), AsOwner: b.isAskedByInvoker(""), Exec: true}, key)
+	b.add(spec.Mount{Kind: kind, Source: dir, Target: dir, NoSymlinks: true, Idmap: b.idmap(dir), AsOwner: b.isAskedByInvoker(""), Exec: true}, key)
 	b.plan.Spec.Command.Dir = dir
 	return nil
 }

@@ -352,6 +352,33 @@ func TestSessionPlaces(t *testing.T) {
 	}
 }
 
+// Root's runs show each folder's owner as the command's user.
+func TestOwnersOfFolders(t *testing.T) {
+	owners := func(invoker Invoker) string {
+		s := mustBuild(t, full, func(c *Command, h *host.Facts) {
+			c.Invoker, c.Workspace = invoker, "/home/ann/project"
+			for path, id := range map[string]uint32{"/home/ann/project": 1000, "/srv/out": 7, "/srv/tree": 1000} {
+				fact := h.Paths[path]
+				fact.UID, fact.GID = id, id+1
+				h.Paths[path] = fact
+			}
+		}).Spec
+		var text strings.Builder
+		for _, m := range s.Mounts {
+			if m.Idmap != 0 {
+				fmt.Fprintf(&text, "%s:%d ", m.Source, s.Idmaps[m.Idmap-1])
+			}
+		}
+		return fmt.Sprint(text.String(), len(s.Idmaps))
+	}
+	if got := owners(Invoker{}); got != "/home/ann/project:{1000 1001} /srv/out:{7 8} /srv/tree:{1000 1001} 2" {
+		t.Errorf("%q", got)
+	}
+	if got := owners(Invoker{UID: 1000, GID: 1000}); got != "0" {
+		t.Errorf("behind sudo: %q", got)
+	}
+}
+
 // What a profile of root's asks for is opened as root, and all else behind sudo as who
 // called: the position in the profile says whose it is.
 func TestWhoAsks(t *testing.T) {
@@ -413,7 +440,7 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("sudo: %+v", sudo.Identity)
 	}
 	for _, s := range []spec.Spec{root, sudo} {
-		idmapped := slices.ContainsFunc(s.Mounts, func(m spec.Mount) bool { return m.Idmap })
+		idmapped := slices.ContainsFunc(s.Mounts, func(m spec.Mount) bool { return m.Idmap != 0 })
 		if idmapped != (s.Identity.OwnerUID != s.Identity.HostUID) {
 			t.Errorf("%+v: idmapped %v", s.Identity, idmapped)
 		}

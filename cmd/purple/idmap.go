@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openIdmap makes the user namespace by which idmapped mounts show the owner's files
-// as the command's, while systemd starts the unit.
-func openIdmap(id spec.Identity) (*os.File, error) {
-	ns, err := openUserNamespace(userns.Map{UID: id.OwnerUID, GID: id.OwnerGID, OuterUID: id.HostUID, OuterGID: id.HostGID})
+// openIdmap makes the user namespace by which idmapped mounts show the files of an owner
+// as the command's, and those of others as theirs, while systemd starts the unit.
+func openIdmap(owner spec.Owner, id spec.Identity) (*os.File, error) {
+	ns, err := openUserNamespace(userns.Map{UID: owner.UID, GID: owner.GID, OuterUID: id.HostUID, OuterGID: id.HostGID, Others: true})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the id map: %w", err)
 	}

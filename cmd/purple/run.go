@@ -200,8 +200,8 @@ func (s *session) sendSpec(p *prepared) error {
 	if err := sent.open(spec.Encode(&body)); err != nil {
 		return err
 	}
-	if body.NeedsIdmap() {
-		if err := sent.open(openIdmap(body.Identity)); err != nil {
+	for _, owner := range body.Idmaps {
+		if err := sent.open(openIdmap(owner, body.Identity)); err != nil {
 			return err
 		}
 	}

@@ -133,10 +133,10 @@ func bindAttributes(m *spec.Mount) uint64 {
 // has no idmapped mounts, the path is bound as it is only if the command's uid
 // can use it; its mode is never loosened.
 func (s *sandbox) idmap(tree int, m *spec.Mount, st *unix.Stat_t) error {
-	if !m.Idmap {
+	if m.Idmap == 0 {
 		return nil
 	}
-	ns, err := s.idmapNamespace()
+	ns, err := s.idmapNamespace(m.Idmap - 1)
 	if err != nil {
 		return err
 	}
@@ -168,20 +168,22 @@ func usableByOthers(st *unix.Stat_t, kind spec.MountKind) bool {
 	return st.Mode&need == need
 }
 
-// idmapNamespace waits for the user namespace that purple has made.
-func (s *sandbox) idmapNamespace() (int, error) {
-	if s.userns >= 0 {
-		return s.userns, nil
+// idmapNamespace waits for the user namespaces that purple has made, and gives one.
+func (s *sandbox) idmapNamespace(n int) (int, error) {
+	if s.idmaps == nil {
+		m, fds, err := s.conn.Recv()
+		if err != nil {
+			return -1, err
+		}
+		if m.Kind != spec.UserNS || len(fds) != len(s.spec.Idmaps) {
+			return -1, fmt.Errorf("got the message %q with %d descriptors instead of %d id maps", m.Kind, len(fds), len(s.spec.Idmaps))
+		}
+		s.idmaps = fds
 	}
-	m, fds, err := s.conn.Recv()
-	if err != nil {
-		return -1, err
+	if n < 0 || n >= len(s.idmaps) {
+		return -1, fmt.Errorf("internal error: there is no id map %d", n)
 	}
-	if m.Kind != spec.UserNS || len(fds) != 1 {
-		return -1, fmt.Errorf("got the message %q instead of the id map", m.Kind)
-	}
-	s.userns = fds[0]
-	return s.userns, nil
+	return s.idmaps[n], nil
 }
 
 // The root holds directories, links and a few small files.

@@ -36,7 +36,7 @@ type sandbox struct {
 	sealed     bool // purple-init was executed from a read-only mount of its own
 	root       int  // the new root, a tmpfs
 	sources    []source
-	userns     int             // maps idmapped mounts; -1: not yet received
+	idmaps     []int           // user namespaces of idmapped mounts; nil: not yet received
 	ownDevices map[uint64]bool // st_dev of every tmpfs that this run made
 	pinned     map[string]bool // pinnedDirs, and whether they are
 
@@ -56,7 +56,7 @@ type sandbox struct {
 // Init runs as the sandbox's PID 1; sealed is told by sealSelf. It returns the exit
 // status.
 func Init(sealed bool) int {
-	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), userns: -1, input: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
+	s := &sandbox{sealed: sealed, conn: spec.NewConn(connFD), input: -1, tty: -1, master: -1, ownDevices: map[uint64]bool{}}
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(connFD)
 	unix.CloseOnExec(errorFD)

@@ -58,10 +58,7 @@ func (s *supervisor) takeStream(n int) error {
 // where the caller's is expected: the spec, a control socket or the id map. None of
 // the three has a name by which the caller could have opened it, too.
 func (s *supervisor) requireCallers(fd int) error {
-	own := []int{s.specFD, s.up.FD()}
-	if s.spec.NeedsIdmap() {
-		own = append(own, s.idmap)
-	}
+	own := append([]int{s.specFD, s.up.FD()}, s.idmaps...)
 	for _, o := range own {
 		if same, err := sameInode(fd, o); err != nil || same {
 			return errors.Join(errors.New("internal error: it is a descriptor of Purple's own"), err)

@@ -30,7 +30,7 @@ const sendWait = time.Second
 type supervisor struct {
 	spec    *spec.Spec
 	specFD  int
-	idmap   int    // the user namespace of idmapped mounts, if one needs it
+	idmaps  []int  // the user namespaces of idmapped mounts, by spec.Idmaps
 	callers [3]int // the caller's streams
 	streams [3]int // the command's
 
@@ -195,7 +195,7 @@ func (s *supervisor) receiveSpec() error {
 			return err
 		}
 	}
-	if fds, err = s.takeIdmap(fds[1:]); err != nil {
+	if fds, err = s.takeIdmaps(fds[1:]); err != nil {
 		return err
 	}
 	if fds, err = s.takeLog(fds); err != nil {
@@ -210,17 +210,15 @@ func (s *supervisor) receiveSpec() error {
 	return s.takeStreams(fds)
 }
 
-// takeIdmap takes the user namespace, which is the first of the descriptors, and
+// takeIdmaps takes the user namespaces, which are the first of the descriptors, and
 // gives the others.
-func (s *supervisor) takeIdmap(fds []int) ([]int, error) {
-	if !s.spec.NeedsIdmap() {
-		return fds, nil
+func (s *supervisor) takeIdmaps(fds []int) ([]int, error) {
+	n := len(s.spec.Idmaps)
+	if len(fds) < n {
+		return nil, fmt.Errorf("got %d descriptors for %d id maps", len(fds), n)
 	}
-	if len(fds) == 0 {
-		return nil, errors.New("got no descriptor of the id map")
-	}
-	s.idmap = fds[0]
-	return fds[1:], nil
+	s.idmaps = fds[:n:n]
+	return fds[n:], nil
 }
 
 // takeLog opens the audit, whose log is the last of the descriptors, and gives
@@ -301,8 +299,8 @@ func (s *supervisor) startInit() error {
 	if s.spec.UserManager {
 		return s.sendSources()
 	}
-	if err := s.sendIdmap(); err != nil {
-		return fmt.Errorf("cannot pass on the id map: %w", err)
+	if err := s.sendIdmaps(); err != nil {
+		return fmt.Errorf("cannot pass on the id maps: %w", err)
 	}
 	return nil
 }
@@ -388,13 +386,17 @@ func (s *supervisor) initAttributes() *syscall.SysProcAttr {
 // all of the rest is dropped for.
 var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_KILL}
 
-// sendIdmap passes on the user namespace that purple has made for idmapped mounts.
-func (s *supervisor) sendIdmap() error {
-	if !s.spec.NeedsIdmap() {
+// sendIdmaps passes on the user namespaces that purple has made for idmapped mounts.
+func (s *supervisor) sendIdmaps() error {
+	if len(s.idmaps) == 0 {
 		return nil
 	}
-	defer unix.Close(s.idmap)
-	return s.down.Send(spec.Message{Kind: spec.UserNS}, s.idmap)
+	defer func() {
+		for _, fd := range s.idmaps {
+			unix.Close(fd)
+		}
+	}()
+	return s.down.Send(spec.Message{Kind: spec.UserNS}, s.idmaps...)
 }
 
 // leaveStreams closes the supervisor's copies of the command's streams.

@@ -172,6 +172,10 @@ func specLayout(c *codec, s *Spec) {
 	list(c, &s.OwnerGroups, integer[uint32])
 	c.numbers(&s.ManagerNamespaces)
 	text(c, &s.Hostname)
+	list(c, &s.Idmaps, func(c *codec, o *Owner) {
+		integer(c, &o.UID)
+		integer(c, &o.GID)
+	})
 	list(c, &s.Mounts, mountLayout)
 	list(c, &s.Files, fileLayout)
 	list(c, &s.WriteOnly, text[string])
@@ -223,7 +227,7 @@ func mountLayout(c *codec, m *Mount) {
 	c.number(&m.Inodes)
 	integer(c, &m.Mode)
 	c.flag(&m.NoSymlinks)
-	c.flag(&m.Idmap)
+	integer(c, &m.Idmap)
 	c.flag(&m.AsOwner)
 	c.flag(&m.Exec)
 }

@@ -2,8 +2,6 @@
 // data, already decided. purple-init carries it out and decides nothing.
 package spec
 
-import "slices"
-
 // Version of the format. purple and purple-init are one release: any other
 // version is refused, never guessed at.
 const Version = 8
@@ -37,6 +35,9 @@ type Spec struct {
 	ManagerNamespaces map[string]uint64
 	Hostname          string
 
+	// Idmaps are the owners of bound folders who are not the command's user. A user
+	// namespace for each comes with the message Start.
+	Idmaps []Owner
 	Mounts []Mount // in the order they are made: parents before children
 	Files  []File  // small generated files, such as /etc/passwd
 
@@ -153,6 +154,9 @@ type Identity struct {
 	OwnerUID, OwnerGID uint32
 }
 
+// Owner is who owns, on the host, what the command writes into a folder.
+type Owner struct{ UID, GID uint32 }
+
 // MountKind says what a Mount is.
 type MountKind string
 
@@ -174,8 +178,9 @@ type Mount struct {
 	// NoSymlinks refuses a source with a symbolic link anywhere in its path:
 	// a previous run could have put it there (CVE-2024-42472).
 	NoSymlinks bool
-	// Idmap shows the files of Identity.OwnerUID as the command's own.
-	Idmap bool
+	// Idmap shows the files of an owner as the command's own: 1 is the first of
+	// Spec.Idmaps; 0: nobody's but its own.
+	Idmap int
 	// AsOwner opens the source with the rights to files that Identity.OwnerUID has, and
 	// not with root's: it is the user behind sudo who asks for it.
 	AsOwner bool
@@ -206,11 +211,6 @@ type CgroupCheck struct {
 	File       string // "memory.max"
 	Device     string // "254:0" or empty
 	Want       []string
-}
-
-// NeedsIdmap tells whether a mount is idmapped.
-func (s *Spec) NeedsIdmap() bool {
-	return slices.ContainsFunc(s.Mounts, func(m Mount) bool { return m.Idmap })
 }
 
 // Notifies tells whether Filter has a listener.
