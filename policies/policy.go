@@ -78,7 +78,12 @@ type Warning struct {
 	Text string
 }
 
-func (w Warning) String() string { return fmt.Sprintf("%s: warning: %s", w.At, w.Text) }
+func (w Warning) String() string {
+	if w.At.File == "" { // it is about the machine
+		return "warning: " + w.Text
+	}
+	return fmt.Sprintf("%s: warning: %s", w.At, w.Text)
+}
 
 // Filesystem is what the sandbox sees. All paths are absolute and clean.
 // Nothing that is not declared here is there.

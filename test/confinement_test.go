@@ -231,8 +231,13 @@ func TestReadOnlyPathsCannotBeWritten(t *testing.T) {
 		}
 	}
 	// F11: a mask is the null device, or an empty directory.
-	if r := purple(t, "groups", "sh", "-c", "stat -c %t:%T /proc/keys; ls -A /proc/bus"); r.stdout != "1:3\n" {
+	masked := "cmdline diskstats interrupts keys partitions softirqs"
+	want := strings.Repeat("1:3\n", len(strings.Fields(masked)))
+	if r := purple(t, "groups", "sh", "-c", "cd /proc; stat -c %t:%T "+masked+"; ls -A bus; cat "+masked); r.stdout != want {
 		t.Errorf("not masked: %q %s", r.stdout, r.stderr)
+	}
+	if got := sh(t, "cd /proc; for f in "+masked+"; do head -c 1 $f | wc -c; done"); !strings.Contains(got, "1") { // the control
+		t.Errorf("the host's are empty: %q", got)
 	}
 	purple(t, "groups", "sh", "-c", "echo x > /tmp/x && echo x > ~/x && echo x > /dev/shm/x").mustSucceed(t)
 }

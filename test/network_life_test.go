@@ -189,6 +189,39 @@ func TestStartWhileTheHostsPartGoes(t *testing.T) {
 	mustBeAsBefore(t, before)
 }
 
+// Purple's own service on the host is confined, and its link trusts nobody on it.
+func TestHostsPartIsConfined(t *testing.T) {
+	theWorld(t)
+	noSandboxes(t)
+	s := startSandbox(t, outgoing(t, "[443]"), "sleep", "300")
+	for _, line := range []string{"ProtectSystem=strict", "ProtectHome=yes", "MemoryDenyWriteExecute=yes", "RestrictNamespaces=yes"} {
+		name, _, _ := strings.Cut(line, "=")
+		if got := sh(t, "systemctl show -p "+name+" purplenet.service"); got != line+"\n" {
+			t.Errorf("%q, want %q", got, line)
+		}
+	}
+	pid := strings.TrimSpace(sh(t, "systemctl show --value -p MainPID purplenet.service"))
+	status := sh(t, "cat /proc/"+pid+"/status")
+	for _, line := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000001000", "CapEff:\t0000000000001000"} {
+		if !strings.Contains(status, line+"\n") {
+			t.Errorf("no %q in %s", line, status)
+		}
+	}
+	// It may write what it has to, and nothing else.
+	if got := sh(t, "for d in /etc /usr /var /tmp /run/purple; do nsenter -t "+pid+" -m sh -c \"touch $d/purple-test 2>/dev/null && rm $d/purple-test && echo $d\" || :; done"); got != "/run/purple\n" {
+		t.Errorf("it can write to %q", got)
+	}
+	read := func(device string) string {
+		return "cat /proc/sys/net/ipv{4,6}/conf/" + device + "/{accept_redirects,accept_source_route} /proc/sys/net/ipv4/conf/" + device + "/{secure,send}_redirects /proc/sys/net/ipv6/conf/" + device + "/accept_ra | sort | uniq -c | tr -s ' '"
+	}
+	if got := sh(t, read("purple0")); got != " 7 0\n" {
+		t.Errorf("purple0: %q", got)
+	}
+	if got := sh(t, "nsenter --net="+s.namespace+" bash -c "+quote(read("eth0"))); got != " 7 0\n" {
+		t.Errorf("eth0 inside: %q", got)
+	}
+}
+
 // --- other people's firewalls ------------------------------------------------
 
 // A firewall that drops what a sandbox sends is named, with a way out, and

@@ -96,7 +96,7 @@ func TestErrorsOfTheBus(t *testing.T) {
 // status 123, in the receipt, too.
 func TestOutcomeThatIsNotKnown(t *testing.T) {
 	dir := tempDir(t)
-	receipt := filepath.Join(dir, "receipt.json")
+	receipt := filepath.Join(tempDir(t), "receipt.json")
 	args := []string{"run", "--receipt", receipt, "--workspace", dir, "--profile", profilePath("plain"), "--", "sh", "-c", "touch started; sleep 300"}
 	r := waiting(t, filepath.Join(bin, "purple"), args, func() {
 		eventually(t, "the command has started", time.Minute, func() bool {

@@ -55,6 +55,7 @@ var notForUsers = map[string]string{
 	"TestFirewallThatDropsIsNamed":             rootsPart,
 	"TestForwardingOfTheHostsOwnStays":         rootsPart,
 	"TestGatewayIsTheHost":                     rootsPart,
+	"TestHostsPartIsConfined":                  rootsPart,
 	"TestHostAddressOnPurpose":                 rootsPart,
 	"TestKilledRunsLeaveNoNetwork":             rootsPart,
 	"TestLeftoversAreCleanedUp":                rootsPart,

@@ -41,7 +41,7 @@ func Build(p *policies.Policy, c Command, h host.Facts) (*Plan, error) {
 		Rlimits:               slices.Clone(rlimits),
 		UnprivilegedPortStart: -1,
 	}
-	parts := []func() error{b.network, b.audit, b.namespaces, b.identity, b.mounts, b.files, b.command, b.capabilities, b.limits, b.properties}
+	parts := []func() error{b.network, b.audit, b.namespaces, b.identity, b.mounts, b.files, b.command, b.warnOfCores, b.capabilities, b.limits, b.properties}
 	for _, part := range parts {
 		if err := part(); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/purple-sandbox/purple/internal/host"
 	"github.com/purple-sandbox/purple/internal/spec"
 	"github.com/purple-sandbox/purple/policies"
 	"golang.org/x/sys/unix"
@@ -73,6 +74,25 @@ var rlimits = []spec.Rlimit{
 	{Resource: unix.RLIMIT_MEMLOCK, Soft: 8 << 20, Hard: 8 << 20},
 	{Resource: unix.RLIMIT_NICE, Soft: 0, Hard: 0},
 	{Resource: unix.RLIMIT_RTPRIO, Soft: 0, Hard: 0},
+}
+
+// coreServer is where a crash of the command goes all the same: from Linux 6.16 on a
+// core_pattern may name a socket, whose server is asked whatever the limit says.
+func coreServer(h host.Facts) string {
+	if strings.HasPrefix(h.CorePattern, "@") {
+		return h.CorePattern
+	}
+	return ""
+}
+
+const whyCore = "a command that crashes hands its memory, and what it wants to say with that, to a program of the host's"
+
+// warnOfCores says so before the start.
+func (b *builder) warnOfCores() error {
+	if server := coreServer(b.h); server != "" {
+		b.plan.Warnings = append(b.plan.Warnings, policies.Warning{Text: fmt.Sprintf("kernel.core_pattern is %s: %s", printable(server), whyCore)})
+	}
+	return nil
 }
 
 // useful are the capabilities that mean something in a user namespace to which

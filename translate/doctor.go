@@ -41,7 +41,7 @@ func Examine(p *policies.Policy, h host.Facts, s host.Survey) []Check {
 	if h.Cgroup == host.Hybrid && h.Manager == host.SystemManager {
 		checks = append(checks, e.swap())
 	}
-	checks = append(checks, e.namespaces(), e.proc(), e.seccomp(), e.notification(), e.landlock(), e.nftables())
+	checks = append(checks, e.namespaces(), e.proc(), e.seccomp(), e.notification(), e.landlock(), e.cores(), e.nftables())
 	if h.Manager == host.UserManager {
 		checks = append(checks, e.pasta(), e.linger())
 	}
@@ -107,6 +107,16 @@ func (e examination) controller(name string, limit policies.Limit) Check {
 	}
 	why, hint := b.missing(name)
 	return Check{Name: "controller " + name, Verdict: Missing, Found: why, Cost: "a profile that limits it is refused", Remedy: hint, Needed: !limit.Unlimited}
+}
+
+func (e examination) cores() Check {
+	failed := ""
+	if server := coreServer(e.h); server != "" {
+		failed = "kernel.core_pattern is " + printable(server)
+	}
+	return check("core dumps", "none of a command's", failed, Check{
+		Cost: whyCore, Remedy: "let root call `sysctl kernel.core_pattern=core`, or give it a pattern with `|`, which the limit of a run holds for",
+	})
 }
 
 func (e examination) swap() Check {

@@ -77,6 +77,7 @@ func TestExamineWithoutAFeature(t *testing.T) {
 		{check: "controller cpu", managers: both, take: lack("cpu"), planned: true, remedy: "unlimited"},
 		{check: "controller io", managers: user, take: lack("io"), planned: true, remedy: delegateDropIn},
 		{check: "swap", managers: both[:1], take: func(h *host.Facts, _ *host.Survey) { h.Cgroup, h.SwapTotal = host.Hybrid, 1 }, planned: true, remedy: "unified_cgroup_hierarchy"},
+		{check: "core dumps", managers: both, take: func(h *host.Facts, _ *host.Survey) { h.CorePattern = "@/run/x" }, nobody: true, remedy: "core_pattern=core"},
 		{check: "Landlock", managers: both, take: func(h *host.Facts, _ *host.Survey) { h.LandlockABI = 0 }, planned: true, remedy: "lsm=landlock"},
 		{check: "nftables", managers: both, take: func(_ *host.Facts, s *host.Survey) { s.RulesError = "EINVAL" }, remedy: "nf_tables"},
 		{check: "pasta", managers: user, take: func(h *host.Facts, _ *host.Survey) { h.Network.Pasta = "" }, planned: true, remedy: "passt"},

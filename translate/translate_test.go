@@ -417,6 +417,15 @@ func TestWhoAsks(t *testing.T) {
 	}
 }
 
+func TestWarnsOfCores(t *testing.T) {
+	for pattern, want := range map[string]bool{"": false, "core": false, "|/usr/lib/systemd/systemd-coredump %P": false, "@/run/dump.socket": true, "@@/run/\x1b": true} {
+		warnings := fmt.Sprint(mustBuild(t, full, func(_ *Command, h *host.Facts) { h.CorePattern = pattern }).Warnings)
+		if strings.Contains(warnings, "warning: kernel.core_pattern is ") != want || strings.Contains(warnings, "\x1b") {
+			t.Errorf("%q: %s", pattern, warnings)
+		}
+	}
+}
+
 func TestCPUQuota(t *testing.T) {
 	for perSecond, want := range map[uint64][2]uint64{
 		500_000: {50_000, 100_000}, 2_000_000: {200_000, 100_000}, 10_000: {1_000, 100_000},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/purple-sandbox/purple/internal/network"
 	"github.com/purple-sandbox/purple/internal/spec"
@@ -41,7 +42,11 @@ func makeUplink(plan *translate.Plan, helper string) (*uplink, error) {
 	if plan.Spec.UserManager {
 		return u, nil // purple-init makes the rest
 	}
-	var err error
+	err := network.MakeRunDir() // networkUnit may write to it
+	if err != nil {
+		u.close()
+		return nil, err
+	}
 	if u.Namespace, err = network.New(networkConfig(plan)); err != nil {
 		u.close()
 		return nil, err
@@ -190,7 +195,42 @@ func (u *uplink) aux() units.Aux {
 		property("NoNewPrivileges", true),
 		property("CollectMode", "inactive-or-failed"),
 		property("SyslogIdentifier", "purple-net"),
+		// Defence in depth: all it needs is netlink, its lock and what it has recorded,
+		// the settings below /proc/sys/net, and the manager's socket.
+		property("ProtectSystem", "strict"),
+		property("ReadWritePaths", []string{network.RunDir}),
+		property("ProtectHome", homesFor(u.helper)),
+		property("ProtectKernelModules", true),
+		property("ProtectKernelLogs", true),
+		property("ProtectControlGroups", true),
+		property("ProtectClock", true),
+		property("RestrictNamespaces", uint64(0)),
+		property("RestrictAddressFamilies", filterList{true, []string{"AF_UNIX", "AF_NETLINK"}}),
+		property("SystemCallArchitectures", []string{"native"}),
+		property("SystemCallFilter", filterList{true, []string{"@system-service"}}),
+		property("SystemCallErrorNumber", int32(unix.EPERM)),
+		property("MemoryDenyWriteExecute", true),
+		property("LockPersonality", true),
+		property("RestrictRealtime", true),
+		property("RestrictSUIDSGID", true),
 	}}
+}
+
+// filterList is a list of what is allowed, of the type (bas).
+type filterList struct {
+	Allow bool
+	Names []string
+}
+
+// homesFor is ProtectHome= of a service whose program may lie in a home directory, as
+// where purple was built.
+func homesFor(program string) string {
+	for _, dir := range []string{"/home/", "/root/", "/run/user/"} {
+		if strings.HasPrefix(program, dir) {
+			return "read-only"
+		}
+	}
+	return "yes"
 }
 
 // helperCommand is a command of the type a(sasb).

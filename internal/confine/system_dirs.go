@@ -30,9 +30,9 @@ var deviceLinks = map[string]string{
 // maskedFiles and maskedDirs of /proc tell of the host or steer it. Most of
 // them are for root only already; the masks hold if a kernel forgets one.
 var maskedFiles = []string{
-	"config.gz", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg",
+	"cmdline", "config.gz", "diskstats", "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg",
 	"kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "mtrr",
-	"pagetypeinfo", "sched_debug", "slabinfo", "sysrq-trigger", "timer_list",
+	"pagetypeinfo", "partitions", "sched_debug", "slabinfo", "softirqs", "sysrq-trigger", "timer_list",
 	"timer_stats", "vmallocinfo",
 }
 

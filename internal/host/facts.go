@@ -20,6 +20,7 @@ type Facts struct {
 	Controllers []string
 	SwapTotal   uint64 // bytes; a v1 memory controller cannot limit swap alone
 	LandlockABI int    // 0: the kernel has none
+	CorePattern string // kernel.core_pattern (core(5)); empty: not known
 
 	// ManagerNamespaces are the inode numbers of the manager's namespaces, by
 	// the names in /proc/PID/ns: "mnt" "uts" "ipc" "net" "pid" "user" "cgroup".

@@ -23,13 +23,22 @@ var namespaces = []string{"mnt", "uts", "ipc", "net", "pid", "user", "cgroup"}
 // It starts no process and takes well under a millisecond.
 func Probe(manager ManagerKind) (Facts, error) {
 	f := Facts{Manager: manager, PageSize: os.Getpagesize(), Arch: runtime.GOARCH}
-	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeNamespaces, probeHomes}
+	steps := []func(*Facts) error{probeCgroups, probeSwap, probeLandlock, probeCorePattern, probeNamespaces, probeHomes}
 	for _, step := range steps {
 		if err := step(&f); err != nil {
 			return Facts{}, err
 		}
 	}
 	return f, nil
+}
+
+// probeCorePattern: who may not read it learns nothing of it.
+func probeCorePattern(f *Facts) error {
+	data, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err == nil {
+		f.CorePattern = strings.TrimSpace(string(data))
+	}
+	return nil
 }
 
 const cgroupRoot = "/sys/fs/cgroup"

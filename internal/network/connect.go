@@ -93,6 +93,9 @@ func (n *Namespace) newBridge() (netlink.Link, error) {
 			return nil, fmt.Errorf("cannot turn IPv6 on: %w", err)
 		}
 	}
+	if err := distrust(host.Bridge, n.config.Range6.IsValid()); err != nil {
+		return nil, err
+	}
 	if err := n.quietHostLink(bridge); err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,11 +127,11 @@ func (n *Namespace) configure() error {
 // keepQuiet keeps the kernel from sending by itself: neither router
 // solicitations nor a link-local address, which would be announced.
 func (n *Namespace) keepQuiet(link netlink.Link) error {
+	if err := distrust(device, n.config.Range6.IsValid()); err != nil {
+		return err
+	}
 	if !n.config.Range6.IsValid() {
 		return nil
-	}
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/accept_ra", []byte("0"), 0); err != nil {
-		return fmt.Errorf("cannot turn off router advertisements: %w", err)
 	}
 	if err := n.own.LinkSetIP6AddrGenMode(link, noAddrGen); err != nil {
 		return fmt.Errorf("cannot turn off link-local addresses: %w", err)

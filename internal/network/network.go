@@ -199,16 +199,25 @@ func sandboxMAC(number int) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 'p', 'u', byte(number >> 16), byte(number >> 8), byte(number)}
 }
 
-// runDir holds the lock, and what was changed of the host's settings.
-const runDir = "/run/purple"
+// RunDir holds the lock, and what was changed of the host's settings. Who starts a service
+// that may write there makes it before: MakeRunDir.
+const RunDir = "/run/purple"
+
+// MakeRunDir makes it, if it is not there.
+func MakeRunDir() error {
+	if err := os.MkdirAll(RunDir, 0o700); err != nil {
+		return fmt.Errorf("cannot make %q: %w", RunDir, err)
+	}
+	return nil
+}
 
 // lock keeps the host's part to one process at a time. The kernel releases it
 // when that process dies.
 func lock() (*os.File, error) {
-	if err := os.MkdirAll(runDir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make %q: %w", runDir, err)
+	if err := MakeRunDir(); err != nil {
+		return nil, err
 	}
-	name := filepath.Join(runDir, "network.lock")
+	name := filepath.Join(RunDir, "network.lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %q: %w", name, err)

@@ -125,7 +125,7 @@ func (n *Namespace) exec(t *testing.T, words ...string) string {
 // lockIsTaken: no run gets a link now.
 func lockIsTaken(t *testing.T) error {
 	t.Helper()
-	f, err := os.Open(runDir + "/network.lock")
+	f, err := os.Open(RunDir + "/network.lock")
 	if err != nil {
 		return err
 	}

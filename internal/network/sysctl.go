@@ -16,7 +16,7 @@ import (
 // sysctlDir has a file for each setting of the host that Purple changed: its
 // name is the setting's path below /proc/sys/net, its content the old value.
 // It lies on a tmpfs, and so is forgotten together with the settings.
-const sysctlDir = runDir + "/sysctl"
+const sysctlDir = RunDir + "/sysctl"
 
 const procNet = "/proc/sys/net"
 
@@ -32,6 +32,34 @@ func readSetting(name string) (string, error) {
 
 func writeSetting(name, value string) error {
 	return os.WriteFile(filepath.Join(procNet, name), []byte(value), 0)
+}
+
+// distrusted are what an interface lets its neighbours decide: by which way its packets
+// go, and whether a packet says that itself (Documentation/networking/ip-sysctl.rst).
+var distrusted = map[string][]string{
+	"ipv4": {"accept_redirects", "secure_redirects", "send_redirects", "accept_source_route"},
+	"ipv6": {"accept_redirects", "accept_ra", "accept_source_route"},
+}
+
+// distrust turns all of that off for an interface of Purple's, on the host or in the
+// calling thread's namespace, and reads it back. Not in force is send_redirects, if the
+// host has it on for all: then it tells a sandbox of shorter ways, which that ignores.
+func distrust(device string, ipv6 bool) error {
+	for family, names := range distrusted {
+		if family == "ipv6" && !ipv6 {
+			continue
+		}
+		for _, name := range names {
+			setting := family + "/conf/" + device + "/" + name
+			if err := writeSetting(setting, off); err != nil {
+				return fmt.Errorf("cannot turn %q off: %w", setting, err)
+			}
+			if value, err := readSetting(setting); err != nil || value != off {
+				return errors.Join(fmt.Errorf("%q is still %q", setting, value), err)
+			}
+		}
+	}
+	return nil
 }
 
 // set changes a setting, after it has written down what it was. A setting that

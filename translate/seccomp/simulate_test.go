@@ -141,7 +141,7 @@ func all() map[string]policies.Syscalls {
 func arguments() [][6]uint64 {
 	first := []uint64{0, 1, 2, 10, 16, 17, 40, 0x80, 0x11, unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNS | unix.CLONE_NEWNET,
 		unix.CLONE_NEWNET | unix.CLONE_NEWUSER, unix.CLONE_VM | unix.CLONE_FILES, 1 << 20, 1 << 31}
-	second := []uint64{0, 1, 2, 3, 5, 8, 10, 0x37, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS, 0o4755, 0o2644, 0o1777}
+	second := []uint64{0, 1, 2, 3, 5, 8, 10, 0x37, 1 | unix.SOCK_CLOEXEC, 3 | unix.SOCK_NONBLOCK, unix.TIOCSTI, unix.TIOCSTI + 1, tiocLinux, unix.TCGETS, 0x40806685, 0x80086601, 0x40049409, 0x9400, 0x40087602, 0o4755, 0o2644, 0o1777}
 	third := []uint64{0, 1, 6, 9, 16, 17, 33, 58, 115, 132, 136, 255, 256, 262, unix.O_CREAT, unix.O_TMPFILE, unix.O_DIRECTORY, 0o6000}
 	var args [][6]uint64
 	for _, a := range first {

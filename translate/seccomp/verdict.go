@@ -48,8 +48,8 @@ func (r *Rules) floorVerdict(c Call) (Decision, bool) {
 	case "unshare":
 		return deniedIf(c.Args[0]&^uint64(unshareHarmless|r.unshare) != 0, notGranted)
 	case "ioctl":
-		request := uint32(c.Args[1])
-		return deniedIf(request == unix.TIOCSTI || request == tiocLinux, "it puts input into a terminal")
+		why := whyNotIoctl(uint32(c.Args[1]))
+		return deniedIf(why != "", why)
 	case "socket":
 		return deniedIf(!socketPasses(uint32(c.Args[0]), uint32(c.Args[1]), uint32(c.Args[2])),
 			"no network namespace or rule confines such a socket")
