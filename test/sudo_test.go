@@ -132,6 +132,35 @@ func TestFilesBehindSudo(t *testing.T) {
 	}
 }
 
+// /proc leads around closed folders, and to what is the kernel's, whoever has the
+// capabilities or the effective uid of root.
+func TestProcBehindSudo(t *testing.T) {
+	sudoHost(t)
+	standing := exec.Command("setpriv", fmt.Sprintf("--reuid=%d", victimUID), fmt.Sprintf("--regid=%d", victimUID), "--clear-groups", "sh", "-c", "echo ready; exec cat")
+	standing.Dir = "/home/" + victim + "/open"
+	stop, err := background(standing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	cwd := fmt.Sprintf("/proc/%d/cwd", standing.Process.Pid)
+	if got := sh(t, "cat "+cwd+"/text"); got != "victims\n" { // the control: root goes there
+		t.Errorf("%q", got)
+	}
+	for _, c := range []string{
+		"run --profile offline --receipt " + cwd + "/receipt -- true", "learn --profile offline -o " + cwd + "/learnt.yaml -- true",
+		"run --profile offline --workspace " + cwd + " -- true", "profile check " + cwd + "/text", "profile check /proc/1/maps",
+		"profile check /proc/sys/kernel/cad_pid",
+	} {
+		out := bySudo(t, "$P "+c)
+		mustSay(t, out, "ermission denied", "status 125")
+		mustNotSay(t, out, "/home/"+victim)
+	}
+	if got := sh(t, "ls /home/"+victim+"/open"); got != "text\ntool\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 // A log is root's only in a directory for logs, whoever has written the profile.
 func TestLogsBehindSudo(t *testing.T) {
 	sudoHost(t)

@@ -93,7 +93,7 @@ func (s *sandbox) asOwner(f func() error) error {
 		return fmt.Errorf("cannot act as uid %d: %w", id.OwnerUID, err)
 	}
 	err := f()
-	return errors.Join(err, fsids.Become(0, 0, nil))
+	return errors.Join(err, fsids.Return())
 }
 
 // copyBind copies the mount tree of an opened source, and closes it.

@@ -9,36 +9,60 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// overFiles are the capabilities that pass over the permissions of files.
-const overFiles = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH |
-	1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID
-
-// Become changes the ids that the kernel compares with a file's, and the supplementary
-// groups, of the calling thread alone, which must be locked (runtime.LockOSThread). With
-// the user go the capabilities over files, and with uid 0 they come back (capabilities(7),
-// "Effect of user ID changes on capabilities"); that they are gone is read back.
+// Become changes the effective ids, those that the kernel compares with a file's with
+// them, and the supplementary groups, of the calling thread alone, which must be locked
+// (runtime.LockOSThread). All capabilities go from the effective set with the user
+// (capabilities(7), "Effect of user ID changes on capabilities"); that they are gone is
+// read back.
 //
-// Not changed are the effective and real ids: signals, ptrace and what else does not
-// open a file is root's as before.
+// setfsuid(2) would not do: with CAP_SYS_PTRACE the thread goes through /proc/PID/cwd to
+// where another user stands, and to root as the effective uid /proc/sys opens what is
+// root's alone.
+//
+// The real and the saved uid stay root's: the user can neither trace nor signal the
+// thread, and Return has a way back.
 func Become(uid, gid uint32, groups []uint32) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
-		return fmt.Errorf("cannot set the groups: %w", errno)
+	if err := setGroups(groups); err != nil {
+		return err
 	}
-	for _, id := range []struct {
-		call uintptr
-		name string
-		want uint32
-	}{{unix.SYS_SETFSGID, "gid", gid}, {unix.SYS_SETFSUID, "uid", uid}} {
-		_, _, _ = unix.RawSyscall(id.call, uintptr(id.want), 0, 0)
-		// Neither tells of a failure. An impossible id tells what holds (setfsuid(2)).
-		if now, _, _ := unix.RawSyscall(id.call, ^uintptr(0), 0, 0); uint32(now) != id.want {
-			return fmt.Errorf("the file system's %s is %d, not %d", id.name, uint32(now), id.want)
-		}
+	if err := setEffective(unix.SYS_SETRESGID, gid); err != nil {
+		return fmt.Errorf("cannot change the gid: %w", err)
+	}
+	if err := setEffective(unix.SYS_SETRESUID, uid); err != nil {
+		return fmt.Errorf("cannot change the uid: %w", err)
 	}
 	if uid == 0 {
 		return nil
 	}
 	return requireNone()
+}
+
+// Return makes the thread root's again, without supplementary groups. The effective
+// capabilities come back with the uid.
+func Return() error {
+	if err := setEffective(unix.SYS_SETRESUID, 0); err != nil {
+		return fmt.Errorf("cannot become root again: %w", err)
+	}
+	if err := setEffective(unix.SYS_SETRESGID, 0); err != nil {
+		return fmt.Errorf("cannot take root's gid again: %w", err)
+	}
+	return setGroups(nil)
+}
+
+func setGroups(groups []uint32) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+		return fmt.Errorf("cannot set the groups: %w", errno)
+	}
+	return nil
+}
+
+// setEffective changes one of three ids. Go's own function would change all threads.
+func setEffective(call uintptr, id uint32) error {
+	const same = ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(call, same, uintptr(id), same); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // requireNone: with the securebit SECBIT_NO_SETUID_FIXUP the kernel takes none away.
@@ -48,8 +72,8 @@ func requireNone() error {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("cannot read the capabilities: %w", err)
 	}
-	if left := data[0].Effective & overFiles; left != 0 {
-		return fmt.Errorf("capabilities over files are left (%#x)", left)
+	if left := uint64(data[1].Effective)<<32 | uint64(data[0].Effective); left != 0 {
+		return fmt.Errorf("capabilities are left (%#x)", left)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package fsids
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -63,11 +64,36 @@ func TestBecome(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
 		}
 	}
-	if err := onThread(func() error { return errors.Join(Become(65534, 65534, nil), Become(0, 0, nil), open()) }); err != nil {
+	if err := onThread(func() error { return errors.Join(Become(65534, 65534, nil), Return(), open()) }); err != nil {
 		t.Errorf("back again: %v", err)
 	}
 	if err := open(); err != nil {
 		t.Errorf("another thread: %v", err)
+	}
+}
+
+// What is in /proc is not guarded by modes alone.
+func TestBecomeInProc(t *testing.T) {
+	for _, file := range []string{
+		"/proc/sys/kernel/cad_pid",                 // 0600, which the kernel compares with the effective uid
+		fmt.Sprintf("/proc/%d/maps", os.Getppid()), // 0444, but of a process of root's
+		fmt.Sprintf("/proc/%d/cwd/", os.Getppid()), // a way around all folders above it
+		fmt.Sprintf("/proc/%d/root/etc/passwd", os.Getppid()),
+	} {
+		open := func() error {
+			fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		}
+		if err := open(); err != nil {
+			t.Errorf("root and %s: %v", file, err)
+		}
+		err := onThread(func() error { return errors.Join(Become(65534, 65534, nil), open()) })
+		if !errors.Is(err, unix.EACCES) {
+			t.Errorf("another user and %s: %v", file, err)
+		}
 	}
 }
 
