@@ -275,12 +275,30 @@ func (a *app) protectedDirs(i translate.Invoker) ([]string, error) {
 	var paths []string
 	for _, dir := range dirs {
 		paths = append(paths, dir.Path)
-		if real, err := filepath.EvalSymlinks(dir.Path); err == nil && real != dir.Path {
+		if real := realDir(dir, i); real != "" {
 			paths = append(paths, real)
 		}
 	}
 	slices.Sort(paths)
 	return slices.Compact(paths), nil
+}
+
+// realDir is where a directory for profiles really is; empty: it is not there. A user's
+// may be a link of theirs to anywhere, and a refused plan names what is there.
+func realDir(dir policies.Dir, i translate.Invoker) string {
+	look := func(f func() error) error { return f() }
+	if dir.Source == policies.SourceUser {
+		look = rightsOf(i)
+	}
+	var real string
+	err := look(func() (err error) {
+		real, err = filepath.EvalSymlinks(dir.Path)
+		return err
+	})
+	if err != nil {
+		return ""
+	}
+	return real
 }
 
 // profilePath is the profile's file as anybody can find it again; empty for a
@@ -301,12 +319,13 @@ func profilePath(p policies.Profile) (string, error) {
 func profileFiles(p *policies.Policy) []string {
 	var files []string
 	for _, f := range p.Files() {
-		abs, err := filepath.Abs(f)
-		if err != nil {
-			continue
+		// In this order: what is cleaned first leads elsewhere, past a link.
+		real, err := filepath.EvalSymlinks(f)
+		if err == nil {
+			real, err = filepath.Abs(real)
 		}
-		if abs, err = filepath.EvalSymlinks(abs); err == nil {
-			files = append(files, abs)
+		if err == nil {
+			files = append(files, real)
 		}
 	}
 	return files
