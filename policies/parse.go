@@ -23,10 +23,11 @@ func Parse(name, file string, content []byte) (*Policy, error) {
 	return parse(name, file, content, builtinOnly)
 }
 
-// resolver finds the profile that an "extends" names.
-type resolver func(name string) (file string, content []byte, err error)
+// resolver finds the profile that an "extends" names. by are the files of the chain up to
+// the one that it stands in.
+type resolver func(by []string, name string) (file string, content []byte, err error)
 
-func builtinOnly(name string) (string, []byte, error) {
+func builtinOnly(_ []string, name string) (string, []byte, error) {
 	profile, err := Builtin(name)
 	return profile.File, profile.Content, err
 }
@@ -109,7 +110,7 @@ func (l *loader) findParent(d *decoder, extends *node) (file string, content []b
 		d.errorf(extends, "a profile is extended by name: %v", err)
 		return "", nil
 	}
-	file, content, err := l.find(name)
+	file, content, err := l.find(l.files, name)
 	switch {
 	case err != nil:
 		d.errorf(extends, "cannot extend %q: %v", name, err)

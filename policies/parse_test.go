@@ -357,7 +357,7 @@ func TestParseMergesParents(t *testing.T) {
 		"base": "description: base\nresources: {memory_limit_bytes: 64M, pids_limit: 7}\nsyscalls:\n  allow: [read, write]\n  deny: [bpf]\nnetwork: {isolated: false, allow_outgoing: [443]}\nenvironment: {set: {A: a, B: b}}\n",
 		"mid":  "extends: base\nresources:\n  pids_limit: unlimited\nsyscalls: {deny: [ptrace]}\nenvironment: {set: {B: c}}\n",
 	}
-	find := func(name string) (string, []byte, error) {
+	find := func(_ []string, name string) (string, []byte, error) {
 		content, ok := files[name]
 		if !ok {
 			return "", nil, errors.New("no such profile")
@@ -399,7 +399,7 @@ func TestParseMergesParents(t *testing.T) {
 
 // Isolating what one extends is one word: the parent's lists are void.
 func TestParseIsolatesAnOpenParent(t *testing.T) {
-	find := func(string) (string, []byte, error) {
+	find := func([]string, string) (string, []byte, error) {
 		return "open.yaml", []byte("network: {isolated: false, allow_outgoing: [443], allow_incoming: [80], address_range: 10.9.0.0/24}\n"), nil
 	}
 	p, err := parse("my", "my.yaml", []byte("extends: open\nnetwork: {isolated: true}\n"), find)
@@ -412,7 +412,7 @@ func TestParseIsolatesAnOpenParent(t *testing.T) {
 }
 
 func TestParseRefusesBrokenParents(t *testing.T) {
-	find := func(name string) (string, []byte, error) {
+	find := func(_ []string, name string) (string, []byte, error) {
 		contents := map[string]string{
 			"loop":   "extends: back\n",
 			"back":   "extends: loop\n",
@@ -441,7 +441,9 @@ func TestParseRefusesBrokenParents(t *testing.T) {
 
 // A profile that builds on the default system calls keeps what they deny.
 func TestDefaultDenySurvives(t *testing.T) {
-	find := func(string) (string, []byte, error) { return "base.yaml", []byte("syscalls: {deny: [socket]}\n"), nil }
+	find := func([]string, string) (string, []byte, error) {
+		return "base.yaml", []byte("syscalls: {deny: [socket]}\n"), nil
+	}
 	for _, tt := range []struct {
 		yaml string
 		want bool

@@ -19,6 +19,13 @@ type Dir struct {
 	Writable bool   // Create and Delete work in the first one that is
 }
 
+// Holds tells whether a path is one of a file right in the directory. It must be written
+// so: with links on the way "link/../../etc/purple/policies" leads somewhere else than its
+// text says.
+func (d Dir) Holds(unsafePath string) bool {
+	return unsafePath == filepath.Join(d.Path, filepath.Base(unsafePath))
+}
+
 // What the Source of a profile may be.
 const (
 	SourceBuiltin = "built-in" // part of purple
@@ -91,7 +98,7 @@ func (s *Store) rights(dir Dir) Rights {
 // particular, which is the caller's to name.
 func (s *Store) dirOf(file string) Dir {
 	for _, dir := range s.dirs {
-		if filepath.Dir(file) == dir.Path {
+		if dir.Holds(file) {
 			return dir
 		}
 	}
@@ -118,10 +125,23 @@ func (s *Store) Load(arg string) (*Policy, error) {
 
 // Parse is Parse, with the Store's profiles for "extends".
 func (s *Store) Parse(name, file string, content []byte) (*Policy, error) {
-	return parse(name, file, content, func(name string) (string, []byte, error) {
-		profile, err := s.find(name)
+	return parse(name, file, content, func(by []string, name string) (string, []byte, error) {
+		profile, err := s.forChain(by).find(name)
 		return profile.File, profile.Content, err
 	})
+}
+
+// forChain is the Store in which the next parent of a chain of profiles is found. What
+// root's profile extends is root's: a user's of that name would loosen it for who is
+// given that profile alone.
+func (s *Store) forChain(by []string) *Store {
+	isRoots := func(file string) bool { return s.dirOf(file).Source != SourceUser }
+	if !slices.ContainsFunc(by, isRoots) {
+		return s
+	}
+	roots := *s
+	roots.dirs = slices.DeleteFunc(slices.Clone(s.dirs), func(d Dir) bool { return d.Source == SourceUser })
+	return &roots
 }
 
 // Read returns the profile that arg names, unparsed.

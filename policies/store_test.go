@@ -172,6 +172,55 @@ func TestLoadRefusesNames(t *testing.T) {
 	}
 }
 
+// A way through a link of the caller's is theirs, whatever its text says.
+func TestDirHoldsWhatLiesInIt(t *testing.T) {
+	dir := Dir{Path: "/etc/purple/policies"}
+	for file, want := range map[string]bool{
+		"/etc/purple/policies/corp.yaml":                    true,
+		"/home/me/link/../../../etc/purple/policies/x.yaml": false,
+		"/etc/purple/policies/../policies/corp.yaml":        false,
+		"/etc/purple//policies/corp.yaml":                   false,
+		"/etc/purple/policies/below/corp.yaml":              false,
+		"/etc/purple/policies":                              false,
+		"corp.yaml":                                         false,
+	} {
+		if got := dir.Holds(file); got != want {
+			t.Errorf("%s: %v", file, got)
+		}
+	}
+}
+
+// A profile of root's means the same whoever uses it, also through others between.
+func TestRootsProfilesExtendRoots(t *testing.T) {
+	s, user, system := testStore(t)
+	const limit = "resources: {pids_limit: %d}\n"
+	for file, content := range map[string]string{
+		user + "/base.yaml":    fmt.Sprintf(limit, 1),
+		user + "/offline.yaml": fmt.Sprintf(limit, 2),
+		user + "/mid.yaml":     "extends: base\n",
+		user + "/mine.yaml":    "extends: corp\n",
+		user + "/own.yaml":     "extends: base\n",
+		system + "/base.yaml":  fmt.Sprintf(limit, 3),
+		system + "/corp.yaml":  "extends: mid\n",
+		system + "/mid.yaml":   "extends: base\n",
+		system + "/built.yaml": "extends: offline\n",
+	} {
+		write(t, file, content)
+	}
+	builtin, err := s.Load("built")
+	if err != nil || builtin.Resources.Tasks.Value == 2 {
+		t.Errorf("%v", err)
+	}
+	for name, want := range map[string]uint64{"corp": 3, "mine": 3, "own": 1, "mid": 1, system + "/mid.yaml": 3} {
+		if p, err := s.Load(name); err != nil || p.Resources.Tasks.Value != want {
+			t.Errorf("%s: %v, want %d", name, err, want)
+		}
+	}
+	write(t, system+"/lone.yaml", "extends: own\n")
+	_, err = s.Load("lone")
+	wantError(t, err, "there is no profile \"own\"")
+}
+
 func TestLoadNamesTheParentsFile(t *testing.T) {
 	s, user, system := testStore(t)
 	write(t, filepath.Join(system, "base.yaml"), "resources: {pids_limit: 0}\n")

@@ -101,6 +101,14 @@ func TestProfilesBehindSudo(t *testing.T) {
 	mustSay(t, bySudo(t, "$P profile delete --system sudo-made"), "deleted", "status 0")
 	mustSay(t, bySudo(t, bin+"/purple --system profile create sudo-made --from "+file), "call it with sudo", "status 125")
 
+	// What it extends is not theirs to choose.
+	mustSay(t, bySudo(t, "printf 'resources: {pids_limit: 66}\n' > offline.yaml; $P profile create offline --from ./offline.yaml; $P profile show offline"), "pids_limit: 66", "status 0")
+	base := sudoersFile(t, "base", "")
+	mustNotSay(t, bySudo(t, "$P profile show "+systemFile(t, "base", base)), "pids_limit: 66", "status 125")
+	mustSay(t, bySudo(t, "$P profile show "+base), "pids_limit: 66", "status 0")
+	bySudo(t, "rm -r ../.config")
+	sh(t, "rm /etc/purple/policies/sudo-base.yaml")
+
 	// The folder of their profiles cannot lead anywhere else.
 	mustSay(t, bySudo(t, "cd ..; mv .config old; mkdir .config; ln -s /etc/purple .config/purple; cd work; $P profile create sudo-link --from "+file), "ermission denied", "status 125")
 	if got := sh(t, "ls /etc/purple/policies"); got != "sudo-corp.yaml\n" {
@@ -108,17 +116,36 @@ func TestProfilesBehindSudo(t *testing.T) {
 	}
 }
 
+// Writable are no folders that hold the user's profiles. Where theirs is a link, that
+// must not tell what a closed folder holds.
+func TestLinkToProfilesBehindSudo(t *testing.T) {
+	sudoHost(t)
+	corp := systemFile(t, "corp", sudoersFile(t, "mine", ""))
+	sh(t, "install -d -m 700 /srv/purple-closed /srv/purple-closed/there")
+	t.Cleanup(func() { sh(t, "rm -r /srv/purple-closed") })
+	run := func(name string) string {
+		return bySudo(t, "mkdir -p ../.config/purple ../work/own/there; ln -sfn "+name+" ../.config/purple/policies; $P run --profile "+corp+" --workspace $(dirname "+name+") -- echo ran")
+	}
+	there, none := run("/srv/purple-closed/there"), run("/srv/purple-closed/none")
+	if there != none {
+		t.Errorf("%s\n%s", there, none)
+	}
+	mustSay(t, run("/home/"+sudoer+"/work/own/there"), "profiles are found in", "status 125")
+}
+
 // No file is read that its user may not read: an error or `profile show` would tell it.
 func TestFilesBehindSudo(t *testing.T) {
 	sudoHost(t)
 	secret := "/root/purple-sudo/secret.yaml"
 	mustSay(t, sh(t, bin+"/purple profile check "+secret+" 2>&1; :"), "s3cret") // the control: root is told
+	// Cleaned, its path is one of a file in /etc/purple/policies.
+	bySudo(t, "mkdir -p a/b/c/d/e a/etc/purple; ln -s $PWD/a/b/c/d/e deep; ln -s /root/purple-sudo a/etc/purple/policies")
 	bySudo(t, "ln -s "+secret+" link.yaml; mkdir -p policies; ln -s "+secret+" policies/byname.yaml")
 	for _, c := range []string{
 		"run --profile %s -- true", "plan --profile %s -- true", "profile show %s", "profile check %s", "profile create made --from %s",
 		"learn --profile offline --merge -o %s -- true", "learn --profile %s -o out.yaml -- true", "doctor --profile %s", "why %s", "logs %s", "stop %s",
 	} {
-		for _, name := range []string{secret, "./link.yaml", "/home/" + sudoer + "/../../root/purple-sudo/secret.yaml"} {
+		for _, name := range []string{secret, "./link.yaml", "/home/" + sudoer + "/../../root/purple-sudo/secret.yaml", "/home/" + sudoer + "/work/deep/../../../../etc/purple/policies/secret.yaml"} {
 			out := bySudo(t, "$P "+fmt.Sprintf(c, name))
 			mustNotSay(t, out, "s3cret", "status 0")
 		}

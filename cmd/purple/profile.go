@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/purple-sandbox/purple/policies"
@@ -92,7 +91,7 @@ func rootsFiles(p *policies.Policy) []string {
 // isSystemFile tells whether a file is root's, in one of the system's directories for
 // profiles. That of a user behind sudo is no such one, wherever it lies.
 func isSystemFile(file string) bool {
-	if !slices.ContainsFunc(policies.SystemDirs(), func(d policies.Dir) bool { return d.Path == filepath.Dir(file) }) {
+	if !slices.ContainsFunc(policies.SystemDirs(), func(d policies.Dir) bool { return d.Holds(file) }) {
 		return false
 	}
 	var st unix.Stat_t
