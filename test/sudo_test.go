@@ -302,6 +302,15 @@ func TestPortsBehindSudo(t *testing.T) {
 	mustSay(t, bySudo(t, "$P run --profile "+port(19973)+" -- echo ran"), "ran", "status 0")
 }
 
+// A route of the machine's to sandboxes would take away what others reach there.
+func TestRoutesBehindSudo(t *testing.T) {
+	sudoHost(t)
+	file := sudoersFile(t, "range", "network: {isolated: false, address_range: 10.201.0.0/24}\n")
+	mustSay(t, bySudo(t, "$P run --profile "+file+" -- echo ran"), "network.address_range: cannot lead 10.201.0.0/24 to sandboxes", "status 125")
+	mustNotSay(t, sh(t, "ip route"), "10.201.0.0/24")
+	mustSay(t, bySudo(t, "$P run --profile "+systemFile(t, "range", file)+" -- echo ran"), "ran", "status 0")
+}
+
 // unixListener listens on a socket that all may connect to.
 func unixListener(t *testing.T, path string) func() {
 	t.Helper()

@@ -162,6 +162,10 @@ func (b *builder) addressRange() (netip.Prefix, error) {
 		if err != nil {
 			return prefix, fmt.Errorf("internal error: address range %q: %v", text, err)
 		}
+		if b.isAskedByInvoker(keyRange) {
+			return prefix, fmt.Errorf("%s: %s: cannot lead %s to sandboxes for uid %d: the routes of this machine are root's; leave it out, or let root put the profile into /etc/purple/policies",
+				b.p.Where(keyRange), keyRange, prefix, b.c.Invoker.UID)
+		}
 		if taken, is := b.takenBy(prefix); is {
 			return prefix, fmt.Errorf("%s: %s: %s overlaps %s, which this machine has a route to, or the policy allows; name another range, or none", b.p.Where(keyRange), keyRange, prefix, taken)
 		}

@@ -76,6 +76,29 @@ func TestLowPorts(t *testing.T) {
 	}
 }
 
+// The machine's routes are root's: no other than a profile of root's changes them.
+func TestAddressRangeOfTheInvoker(t *testing.T) {
+	const text = "name: range\nnetwork: {isolated: false, address_range: 10.200.0.0/20}\n"
+	user := Invoker{UID: 1001, GID: 1001}
+	for _, c := range []struct {
+		invoker Invoker
+		roots   []string
+		want    string
+	}{
+		{Invoker{}, nil, ""},
+		{user, nil, "network.address_range: cannot lead 10.200.0.0/20 to sandboxes for uid 1001"},
+		{user, []string{"full.yaml"}, ""},
+	} {
+		_, err := build(t, text, func(own *Command, h *host.Facts) {
+			networked(own, h)
+			own.Invoker, own.RootsFiles = c.invoker, c.roots
+		})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 func TestAddressRanges(t *testing.T) {
 	ranges := func(text string, change func(*Command, *host.Facts)) string {
 		n := mustBuild(t, text, change).Network
