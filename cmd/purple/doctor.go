@@ -53,7 +53,11 @@ func (a *app) doctor(ctx context.Context, profile string) error {
 	if err != nil {
 		return err
 	}
-	facts, err := completeFacts(d.probe(), policy, translate.Command{Dir: "/"})
+	command := translate.Command{Dir: "/", RootsFiles: rootsFiles(policy)}
+	if command.Invoker, err = invoker(); err != nil {
+		return err
+	}
+	facts, err := completeFacts(d.probe(), policy, command)
 	if err != nil {
 		return err
 	}

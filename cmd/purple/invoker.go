@@ -108,7 +108,7 @@ func groupsOf(u *user.User) ([]uint32, error) {
 }
 
 // behindSudo tells whether purple has more rights than who calls it.
-func behindSudo(i translate.Invoker) bool { return int(i.UID) != os.Geteuid() }
+func behindSudo(i translate.Invoker) bool { return os.Geteuid() == 0 && i.UID != 0 }
 
 // rightsOf are those that the user behind sudo has to files: purple itself is root, and a
 // path of that user's choice could lead anywhere. For plain root, and for a user who
