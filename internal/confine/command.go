@@ -187,6 +187,11 @@ func (c *command) fail(step int, errno syscall.Errno) {
 		c.page.advance(failed)
 	}
 	for {
+		// After the filter's, a call could be one that it denies: there init looks often
+		// and ends the process.
+		if step != executing {
+			syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+		}
 	}
 }
 
@@ -320,6 +325,7 @@ func (s *sandbox) awaitState(state uint32) error {
 
 func (s *sandbox) explain(err error) error {
 	if errors.Is(err, errStepFailed) {
+		_ = unix.Kill(s.cmd, unix.SIGKILL) // it waits for that
 		return s.command.failure()
 	}
 	if errors.Is(err, errForkDied) {
@@ -359,6 +365,9 @@ func (s *sandbox) launch() error {
 		return err
 	}
 	s.executed = true
+	if c.ruleset >= 0 {
+		unix.Close(c.ruleset)
+	}
 	return s.posture.close()
 }
 

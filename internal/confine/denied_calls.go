@@ -50,21 +50,8 @@ func (s *supervisor) recordSyscalls() error {
 			*tally = newCallTally(kind, runOf(s.spec), s.audit.emit, time.Now())
 		}
 	}
-	ready := make(chan error)
-	go func() {
-		// Never unlocked: with the goroutine ends the thread and what it may.
-		runtime.LockOSThread()
-		err := becomeOwner(s.spec.Identity)
-		ready <- err
-		if err == nil {
-			d.answer(s.spec, runtime.GOARCH)
-		}
-	}()
-	if err := <-ready; err != nil {
-		return err
-	}
 	s.calls = d
-	return nil
+	return s.startLooker(func() error { return nil }, func() { d.answer(s.spec, runtime.GOARCH) })
 }
 
 // becomeOwner lets the calling thread, which must be locked, read the memory of

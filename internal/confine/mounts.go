@@ -47,6 +47,7 @@ func (s *sandbox) openSources() error {
 		}
 		s.sources[i] = src
 	}
+	s.leaveIdmap()
 	return nil
 }
 
@@ -192,6 +193,14 @@ const (
 	rootInodes = 4096
 )
 
+// leaveIdmap closes the user namespace, which the mounts have now.
+func (s *sandbox) leaveIdmap() {
+	if s.userns >= 0 {
+		unix.Close(s.userns)
+		s.userns = -1
+	}
+}
+
 func (s *sandbox) makeRoot() error {
 	fd, err := s.newTmpfs(tmpfs{size: rootSize, inodes: rootInodes, mode: 0o755})
 	if err != nil {
@@ -327,6 +336,7 @@ func (s *sandbox) pivotRoot() error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("cannot detach the old root: %w", err)
 	}
+	unix.Close(s.root) // nothing is mounted any more
 	return unix.Chdir("/")
 }
 

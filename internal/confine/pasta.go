@@ -39,8 +39,10 @@ type pasta struct {
 	ready chan error
 	over  chan struct{} // closed when nothing of it runs any more
 
+	starter *starter
+
 	mu     sync.Mutex
-	child  *os.Process
+	child  int // pidfd of the pasta that runs; -1: none does
 	ending bool
 }
 
@@ -66,7 +68,7 @@ func (s *supervisor) connectUplink() error {
 	}
 	s.uplink = &pasta{
 		argv: append(up.Pasta[:len(up.Pasta):len(up.Pasta)], strconv.Itoa(s.initPID)), init: s.initPID, ipv4: up.IPv4, ipv6: up.IPv6,
-		say: s.audit.complain, ready: make(chan error, 1), over: make(chan struct{}),
+		say: s.audit.complain, ready: make(chan error, 1), over: make(chan struct{}), child: -1,
 	}
 	if s.uplink.links, err = os.Open(fmt.Sprintf("/proc/%d/net/dev", s.initPID)); err != nil {
 		return fmt.Errorf("cannot open the counters of the sandbox's link: %w", err)
@@ -75,6 +77,9 @@ func (s *supervisor) connectUplink() error {
 		s.uplink.ready <- nil
 		close(s.uplink.over)
 		return nil
+	}
+	if s.uplink.starter, err = newStarter(s.uplink.argv); err != nil {
+		return err
 	}
 	go s.uplink.follow()
 	return nil
@@ -130,60 +135,63 @@ func (p *pasta) follow() {
 // once runs pasta to its end, and says why that was. up is called when there is
 // a way out.
 func (p *pasta) once(up func()) error {
-	child, said, err := p.start()
+	pid, err := p.start()
 	if err != nil {
 		return err
 	}
 	ended := make(chan string, 1)
-	go func() {
-		state, err := child.Wait()
-		if err != nil {
-			ended <- err.Error()
-			return
-		}
-		ended <- state.String()
-	}()
+	go func() { ended <- p.wait(pid) }()
 	why, failed := p.awaitRoute(ended)
 	if failed {
-		_ = child.Kill() // it may be gone already
+		p.kill()
 	} else {
 		up()
 		why = <-ended
 	}
-	return fmt.Errorf("%s: %s: %s", p.argv[0], why, <-said)
+	return fmt.Errorf("%s: %s: %s", p.argv[0], why, p.starter.text())
 }
 
-// start starts pasta. What it has said comes at its end.
-func (p *pasta) start() (child *os.Process, said <-chan string, err error) {
+func (p *pasta) start() (pid int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ending {
-		return nil, nil, errors.New("the run has ended")
+		return 0, errors.New("the run has ended")
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, nil, err
+	if pid, err = p.starter.start(); err != nil {
+		return 0, err
 	}
-	defer null.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
+	p.child, err = unix.PidfdOpen(pid, 0)
+	return pid, err
+}
+
+// wait waits for the end of pasta, and says how it was.
+func (p *pasta) wait(pid int) string {
+	var ws unix.WaitStatus
+	_, err := unix.Wait4(pid, &ws, 0, nil)
+	for errors.Is(err, unix.EINTR) {
+		_, err = unix.Wait4(pid, &ws, 0, nil)
 	}
-	defer w.Close()
-	child, err = os.StartProcess(p.argv[0], p.argv, &os.ProcAttr{Files: []*os.File{null, w, w}, Env: []string{}})
-	if err != nil {
-		r.Close()
-		return nil, nil, err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	unix.Close(p.child)
+	p.child = -1
+	switch {
+	case err != nil:
+		return err.Error()
+	case ws.Signaled():
+		return "signal: " + ws.Signal().String()
+	default:
+		return fmt.Sprintf("exit status %d", ws.ExitStatus())
 	}
-	p.child = child
-	text := make(chan string, 1)
-	go func() {
-		defer r.Close()
-		first, _ := io.ReadAll(io.LimitReader(r, maxSaid))
-		_, _ = io.Copy(io.Discard, r) // it must never wait for a reader
-		text <- strings.TrimSpace(string(first))
-	}()
-	return child, text, nil
+}
+
+// kill ends the pasta that runs, if one does.
+func (p *pasta) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.child >= 0 {
+		_ = unix.PidfdSendSignal(p.child, unix.SIGKILL, nil, 0) // it may be gone already
+	}
 }
 
 // awaitRoute waits for a default route in each family; failed: there will be none.
@@ -251,14 +259,13 @@ func (p *pasta) end() {
 	}
 	p.mu.Lock()
 	p.ending = true
-	if p.child != nil {
-		_ = p.child.Kill() // it may be gone already
-	}
 	p.mu.Unlock()
+	p.kill()
 	select {
 	case <-p.over:
 	case <-time.After(2 * restartPause):
 	}
+	p.starter.end()
 }
 
 // linkBytes are what went over the sandbox's link. The file shows the namespace

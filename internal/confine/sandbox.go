@@ -100,6 +100,7 @@ func (s *sandbox) run() error {
 	if err := runSteps(s, initSteps); err != nil {
 		return err
 	}
+	unix.Close(specFD) // not before: sealSelf passes it on
 	if err := s.awaitGo(); err != nil {
 		return err
 	}
@@ -186,11 +187,7 @@ func asUser(uid, gid uint32, f func() error) error {
 
 // leaveStreams gives up init's copies of the command's streams, so that a
 // reader or writer at the other end sees the command's own close.
-func (s *sandbox) leaveStreams() error {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
+func (s *sandbox) leaveStreams(null int) error {
 	defer unix.Close(null)
 	for fd := range 3 {
 		if err := unix.Dup2(null, fd); err != nil {
@@ -231,10 +228,17 @@ func (s *sandbox) awaitGo() error {
 	if err := s.hide(); err != nil {
 		return &StepError{Step: "hide the sandbox's init", Err: err, Status: spec.StatusRefused}
 	}
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open \"/dev/null\": %w", err)
+	}
 	ignoreSignals() // the command's first act may be to send one
 	// While the supervisor reads its part back.
 	if err := dropProcessCapabilities(1 << unix.CAP_KILL); err != nil {
 		return &StepError{Step: "drop the privileges of the sandbox's init", Err: err, Status: spec.StatusRefused}
+	}
+	if err := loadOwnFilter(initCalls(s.spec, unix.Getpid())); err != nil {
+		return &StepError{Step: "filter the system calls of the sandbox's init", Err: err, Status: spec.StatusRefused}
 	}
 	m, _, err := s.conn.Recv()
 	if err != nil {
@@ -247,7 +251,7 @@ func (s *sandbox) awaitGo() error {
 		return err
 	}
 	// Not before: until then the descriptors were the fork's as well.
-	if err := s.leaveStreams(); err != nil {
+	if err := s.leaveStreams(null); err != nil {
 		return err
 	}
 	return s.conn.Send(spec.Message{Kind: spec.Started})

@@ -53,6 +53,7 @@ type supervisor struct {
 	denied   *denials     // nil: denied connections are not
 	calls    *deniedCalls // nil: denied system calls are not, the kernel answers them
 	trace    *tracer      // nil: not a learning run
+	lookers  []*looker    // the threads of calls and trace
 	accounts *accounts
 	limits   *limitWatch
 
@@ -416,6 +417,9 @@ func (s *supervisor) release() error {
 	// While init and the command's process work.
 	if err := dropProcessCapabilities(0); err != nil {
 		return &StepError{Step: "drop the supervisor's privileges", Err: err, Status: spec.StatusRefused}
+	}
+	if err := s.restrictSelf(); err != nil {
+		return &StepError{Step: "restrict the supervisor", Err: err, Status: spec.StatusRefused}
 	}
 	m, fds, err := s.down.Recv()
 	if err != nil {

@@ -69,21 +69,8 @@ func (s *supervisor) startTracer() error {
 		target: make(chan int), seized: make(chan error), over: make(chan struct{}),
 		calls: map[uint32]*tracedCall{}, comms: map[int]string{}, renaming: uint32(prctl),
 	}
-	ready := make(chan error)
-	go func() {
-		// A tracee has one thread for its tracer. It is never unlocked.
-		runtime.LockOSThread()
-		err := requireNoChild()
-		if err == nil {
-			err = becomeOwner(s.spec.Identity)
-		}
-		ready <- err
-		if err == nil {
-			t.run()
-		}
-	}()
 	s.trace = t
-	return <-ready
+	return s.startLooker(requireNoChild, t.run) // a tracee has one thread for its tracer
 }
 
 // requireNoChild makes sure that the thread has forked nothing. To follow the
