@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 
 var children = map[string]func([]string) int{
 	"forked": forkedChild, "sharing": sharingChild, "write-only": writeOnlyChild, "signals": signalsChild,
-	"denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
+	"restricted": restrictedChild, "denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
 }
 
 func inChild(t *testing.T, name string, args ...string) string {
