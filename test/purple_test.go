@@ -79,7 +79,12 @@ func runSuite(m *testing.M) (int, error) {
 		}
 	}
 	defer endWorld()
-	return m.Run(), nil
+	begun := time.Now()
+	status := m.Run()
+	if filtered, err := filteredCalls(begun); err != nil || len(filtered) > 0 {
+		return 1, errors.Join(err, fmt.Errorf("the kernel has denied calls of Purple's own processes:\n%s", strings.Join(filtered, "")))
+	}
+	return status, nil
 }
 
 // result is what a command printed and how it ended.
