@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/purple-sandbox/purple/internal/spec"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 
 var children = map[string]func([]string) int{
 	"forked": forkedChild, "sharing": sharingChild, "write-only": writeOnlyChild, "signals": signalsChild,
-	"restricted": restrictedChild, "denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
+	"restricted": restrictedChild, "failed-step": failedStepChild, "denials": denialsChild, "flood": floodChild, "burst": burstChild, "unprivileged": unprivilegedChild,
 }
 
 func inChild(t *testing.T, name string, args ...string) string {
@@ -380,6 +381,55 @@ func (*idle) run() {
 	for {
 		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
+}
+
+// A step of the command's process that fails is waited for without using a processor:
+// init has other things to do before it looks.
+func TestFailedStepSleeps(t *testing.T) {
+	out := inChild(t, "failed-step")
+	if out != "S\ncannot enter the working directory: \"/nowhere\": no such file or directory\nkilled\n" {
+		t.Error(out)
+	}
+}
+
+// failing is a command's process of which one step fails, at once.
+type failing struct{ *command }
+
+//go:nosplit
+func (f failing) run() {
+	for i := range commandSteps {
+		if commandSteps[i].name != "enter the working directory" {
+			continue
+		}
+		if errno := commandSteps[i].run(f.command); errno != 0 {
+			f.fail(i, errno)
+		}
+	}
+	f.page.advance(ready)
+}
+
+func failedStepChild([]string) int {
+	runtime.LockOSThread()
+	p, err := newPage()
+	if err != nil {
+		return 1
+	}
+	dir, _ := unix.BytePtrFromString("/nowhere")
+	s := &sandbox{command: &command{page: p, dir: dir, names: names{dir: "/nowhere"}}}
+	if s.cmd, err = fork(0, failing{s.command}); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	time.Sleep(50 * time.Millisecond)
+	stat, _ := readKernelFile(fmt.Sprintf("/proc/%d/stat", s.cmd))
+	fmt.Println(strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])[0])
+	fmt.Println(s.awaitState(ready))
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(s.cmd, &ws, 0, nil); err != nil {
+		return 1
+	}
+	fmt.Println(ws.Signal())
+	return 0
 }
 
 func forkedChild([]string) int {

@@ -19,14 +19,15 @@ type limitWatch struct {
 	tell     func(limit journal.Limit, value uint64, count journal.Amount)
 
 	initPID   int
+	others    uint64 // of Purple's own tasks: those of no thread of the supervisor or init
 	firstPeak uint64 // of the unit's tasks, when the command was started
 	seen      map[journal.Limit]bool
 	counts    journal.Reached // at the last look
 	io        *ioWatch        // nil: block IO is not limited
 }
 
-func newLimitWatch(a *accounts, limits spec.Limits, initPID int, tell func(journal.Limit, uint64, journal.Amount)) *limitWatch {
-	w := &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, firstPeak: a.mostTasks().N, seen: map[journal.Limit]bool{}}
+func newLimitWatch(a *accounts, limits spec.Limits, initPID int, others uint64, tell func(journal.Limit, uint64, journal.Amount)) *limitWatch {
+	w := &limitWatch{accounts: a, limits: limits, tell: tell, initPID: initPID, others: others, firstPeak: a.mostTasks().N, seen: map[journal.Limit]bool{}}
 	if limits.IO != 0 {
 		w.io = newIOWatch(a, limits.IO, time.Now())
 	}
@@ -73,7 +74,7 @@ func (w *limitWatch) reach(limit journal.Limit, value uint64, count journal.Amou
 // has all that it may have. The kernel counts no refusal: its limit is an
 // RLIMIT_NPROC. The rest are Purple's own threads, which never become fewer.
 func (w *limitWatch) areMost(tasks, ofInit uint64) bool {
-	return w.limits.Tasks != 0 && tasks >= w.limits.Tasks+threads(unix.Getpid())+ofInit
+	return w.limits.Tasks != 0 && tasks >= w.limits.Tasks+threads(unix.Getpid())+ofInit+w.others
 }
 
 // finish looks for the last time, when the sandbox is gone. Between two looks

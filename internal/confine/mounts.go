@@ -47,7 +47,7 @@ func (s *sandbox) openSources() error {
 		}
 		s.sources[i] = src
 	}
-	s.leaveIdmap()
+	closeAll(s.idmaps) // the mounts have them
 	return nil
 }
 
@@ -192,14 +192,6 @@ const (
 	rootSize   = 1 << 20
 	rootInodes = 4096
 )
-
-// leaveIdmap closes the user namespace, which the mounts have now.
-func (s *sandbox) leaveIdmap() {
-	if s.userns >= 0 {
-		unix.Close(s.userns)
-		s.userns = -1
-	}
-}
 
 func (s *sandbox) makeRoot() error {
 	fd, err := s.newTmpfs(tmpfs{size: rootSize, inodes: rootInodes, mode: 0o755})

@@ -251,6 +251,14 @@ func (p *pasta) isEnding() bool {
 	return p.ending
 }
 
+// tasks are those of the uplink in the unit: pasta and what starts it.
+func (p *pasta) tasks() uint64 {
+	if p == nil || p.starter == nil {
+		return 0
+	}
+	return 2
+}
+
 // end ends pasta with the run, and waits for that: the manager finds nothing left
 // to kill.
 func (p *pasta) end() {

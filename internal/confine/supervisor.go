@@ -443,7 +443,7 @@ func (s *supervisor) release() error {
 	if err := s.audit.begin(s.started()); err != nil {
 		return &StepError{Step: "write the audit log", Err: err, Status: spec.StatusRefused}
 	}
-	s.limits = newLimitWatch(s.accounts, s.spec.Limits, s.initPID, s.tellLimit)
+	s.limits = newLimitWatch(s.accounts, s.spec.Limits, s.initPID, s.uplink.tasks(), s.tellLimit)
 	if err := s.seizeCommand(); err != nil {
 		return &StepError{Step: "trace the system calls", Err: err, Status: spec.StatusRefused}
 	}

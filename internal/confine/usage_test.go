@@ -148,7 +148,7 @@ func TestLimitWatchTellsOnce(t *testing.T) {
 		}
 	}
 	got := told{}
-	w := newLimitWatch(fakeAccounts(t, v2Groups, files), testLimits, unix.Getpid(), got.add)
+	w := newLimitWatch(fakeAccounts(t, v2Groups, files), testLimits, unix.Getpid(), 0, got.add)
 	for range 3 {
 		w.look()
 	}
@@ -169,14 +169,14 @@ func TestLimitWatchOfARunThatReachesNone(t *testing.T) {
 		own + "/pids.current": "20\n", own + "/pids.peak": "20\n",
 	}
 	got := told{}
-	w := newLimitWatch(fakeAccounts(t, v2Groups, files), testLimits, unix.Getpid(), got.add)
+	w := newLimitWatch(fakeAccounts(t, v2Groups, files), testLimits, unix.Getpid(), 0, got.add)
 	w.look()
 	w.finish(5)
 	if len(got) != 0 || w.reached().Limits != "" {
 		t.Errorf("%+v", got)
 	}
 	// What is not limited is not reached, whatever the machine was out of.
-	w = newLimitWatch(fakeAccounts(t, v2Groups, v2Files), spec.Limits{}, unix.Getpid(), got.add)
+	w = newLimitWatch(fakeAccounts(t, v2Groups, v2Files), spec.Limits{}, unix.Getpid(), 0, got.add)
 	w.finish(5)
 	if len(got) != 0 {
 		t.Errorf("%+v", got)
@@ -242,7 +242,7 @@ func TestLimitWatchRemembersThePeak(t *testing.T) {
 	} {
 		got := told{}
 		a := fakeAccounts(t, v2Groups, map[string]string{own + "/pids.peak": c.first, own + "/pids.current": "10\n"})
-		w := newLimitWatch(a, testLimits, unix.Getpid(), got.add)
+		w := newLimitWatch(a, testLimits, unix.Getpid(), 0, got.add)
 		if err := os.WriteFile(filepath.Join(a.root, own, "pids.peak"), []byte(c.last), 0o644); err != nil {
 			t.Fatal(err)
 		}
