@@ -112,12 +112,10 @@ func lastCapability() uintptr {
 
 // dropProcessCapabilities leaves this process keep and no way to more, on
 // every thread: Go has several, and each has sets of its own. The process
-// executes nothing any more, so with no_new_privs the bounding set, which only
-// matters at execve, need not be walked: each call stops all threads.
+// executes nothing any more, so with no_new_privs, which loadOwnFilter sets, the
+// bounding set, which only matters at execve, need not be walked: each call stops
+// all threads.
 func dropProcessCapabilities(keep uint64) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot set no_new_privs: %w", errno)
-	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := capabilitySets(keep, 0)
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0); errno != 0 {

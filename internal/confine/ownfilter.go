@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"syscall"
 	"unsafe"
@@ -206,9 +207,15 @@ func jumpOver(part []unix.SockFilter) uint8 {
 	return uint8(len(part))
 }
 
-// loadOwnFilter puts a filter in force on all threads, which have no_new_privs, and
-// reads that back.
+// loadOwnFilter puts no_new_privs and a filter in force on all threads, and reads the
+// filter back. With SECCOMP_FILTER_FLAG_TSYNC the other threads get both, at once and
+// without being stopped (seccomp_sync_threads() in kernel/seccomp.c).
 func loadOwnFilter(calls []ownCall) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	}
 	if err := loadProgram(ownProgram(calls), unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_LOG); err != nil {
 		return err
 	}
