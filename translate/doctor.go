@@ -174,7 +174,7 @@ func (e examination) landlock() Check {
 	if e.h.LandlockABI == 0 {
 		failed = whyLandlock
 	}
-	return check("Landlock", fmt.Sprintf("ABI %d", e.h.LandlockABI), failed, Check{Verdict: Missing, Cost: "a profile with a write-only output path is refused", Remedy: hintLandlock, Needed: hasWriteOnly(e.p, e.h)})
+	return check("Landlock", fmt.Sprintf("ABI %d", e.h.LandlockABI), failed, Check{Verdict: Missing, Cost: "a profile with a write-only output path is refused; what keeps Purple's own supervisor from files is its filter alone", Remedy: hintLandlock, Needed: hasWriteOnly(e.p, e.h)})
 }
 
 func (e examination) nftables() Check {

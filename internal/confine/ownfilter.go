@@ -104,7 +104,7 @@ const changing = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC | uni
 // files of the kernel's, write to what is open already, and end init.
 func (s *supervisor) supervisorCalls(pid int) []ownCall {
 	calls := append(runtimeCalls(pid), anyOf(
-		statCall, unix.SYS_FSTAT, unix.SYS_LSEEK, unix.SYS_PREAD64, unix.SYS_FCNTL, unix.SYS_READLINKAT, unix.SYS_GETDENTS64,
+		statCall, unix.SYS_FSTAT, unix.SYS_LSEEK, unix.SYS_PREAD64, unix.SYS_FCNTL,
 		unix.SYS_WAIT4, unix.SYS_PPOLL,
 		unix.SYS_SENDTO, unix.SYS_RECVFROM, unix.SYS_SHUTDOWN, unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT,
 		unix.SYS_MEMFD_CREATE,                                                        // a long event for the journal
@@ -112,11 +112,11 @@ func (s *supervisor) supervisorCalls(pid int) []ownCall {
 	)...)
 	sockets, requests := []uint32{unix.AF_UNIX}, []uint32{unix.SIOCOUTQ}
 	if s.calls != nil {
-		calls = append(calls, anyOf(unix.SYS_PROCESS_VM_READV, unix.SYS_OPENAT2, unix.SYS_FSTATFS)...)
+		calls = append(calls, anyOf(unix.SYS_PROCESS_VM_READV, unix.SYS_OPENAT2, unix.SYS_READLINKAT, unix.SYS_FSTATFS)...)
 		requests = append(requests, unix.SECCOMP_IOCTL_NOTIF_RECV, unix.SECCOMP_IOCTL_NOTIF_SEND, ioctlNotifIDValid, ioctlNotifSetFlags)
 	}
 	if s.trace != nil {
-		calls = append(calls, anyOf(unix.SYS_PTRACE)...)
+		calls = append(calls, anyOf(unix.SYS_PTRACE, unix.SYS_GETDENTS64)...)
 	}
 	if len(s.spec.Published) > 0 {
 		calls = append(calls, anyOf(unix.SYS_ACCEPT4, unix.SYS_CONNECT, unix.SYS_GETPEERNAME, unix.SYS_GETSOCKNAME)...)
