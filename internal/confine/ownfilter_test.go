@@ -232,7 +232,7 @@ func restrictedChild(args []string) int {
 			said(opened(unix.Open("/proc/"+args[2]+"/cwd", unix.O_PATH|unix.O_CLOEXEC, 0))))
 	}
 	try("before")
-	s := &supervisor{spec: &spec.Spec{UserManager: os.Getuid() != 0}, calls: &deniedCalls{}}
+	s := &supervisor{spec: &spec.Spec{UserManager: os.Getuid() != 0}, calls: &deniedCalls{}, trace: &tracer{}}
 	s.spec.Identity.HostUID = uint32(uid)
 	over := make(chan struct{})
 	look := make(chan struct{})
