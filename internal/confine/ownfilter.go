@@ -107,8 +107,8 @@ func (s *supervisor) supervisorCalls(pid int) []ownCall {
 		statCall, unix.SYS_FSTAT, unix.SYS_LSEEK, unix.SYS_PREAD64, unix.SYS_FCNTL,
 		unix.SYS_WAIT4, unix.SYS_PPOLL,
 		unix.SYS_SENDTO, unix.SYS_RECVFROM, unix.SYS_SHUTDOWN, unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT,
-		unix.SYS_MEMFD_CREATE,                                                        // a long event for the journal
-		unix.SYS_PIPE2, unix.SYS_SPLICE, unix.SYS_SENDFILE, unix.SYS_COPY_FILE_RANGE, // io.Copy
+		unix.SYS_MEMFD_CREATE,                                                                        // a long event for the journal
+		unix.SYS_PIPE2, unix.SYS_SPLICE, unix.SYS_SENDFILE, unix.SYS_COPY_FILE_RANGE, unix.SYS_UNAME, // io.Copy, which asks for the version
 	)...)
 	sockets, requests := []uint32{unix.AF_UNIX}, []uint32{unix.SIOCOUTQ}
 	if s.calls != nil {
