@@ -89,7 +89,7 @@ func startWithOutput(t *testing.T) string {
 func initOf(t *testing.T, supervisor string) string {
 	t.Helper()
 	for _, pid := range strings.Fields(sh(t, "pgrep -P "+supervisor)) {
-		if strings.HasSuffix(threadStatus(t, pid)[0]["NSpid"], "\t1") {
+		if strings.HasSuffix(threadStatus(t, pid)[0]["NStgid"], "\t1") {
 			return pid
 		}
 	}
