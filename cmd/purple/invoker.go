@@ -117,7 +117,8 @@ func rightsOf(i translate.Invoker) policies.Rights {
 	return func(f func() error) error { return asInvoker(i, f) }
 }
 
-// asInvoker calls f on a thread of its own, which then ends, see rightsOf.
+// asInvoker calls f with those rights, see rightsOf, on a thread of its own, which then
+// ends.
 func asInvoker(i translate.Invoker, f func() error) error {
 	if !behindSudo(i) {
 		return f()
@@ -131,5 +132,15 @@ func asInvoker(i translate.Invoker, f func() error) error {
 		}
 		done <- f()
 	}()
+	return <-done
+}
+
+// asRoot calls f, from what asInvoker calls, with the rights of this process.
+func asRoot(i translate.Invoker, f func() error) error {
+	if !behindSudo(i) {
+		return f()
+	}
+	done := make(chan error)
+	go func() { done <- f() }() // on another thread, because that one is locked
 	return <-done
 }

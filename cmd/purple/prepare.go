@@ -479,20 +479,21 @@ func hostPaths(p *policies.Policy, c translate.Command) (roots, invokers []strin
 // resolveCommand finds the executable as the sandbox will see it, and refuses
 // now what execve or an interpreter would only refuse inside.
 func resolveCommand(plan *translate.Plan, c translate.Command) error {
-	view := host.NewView(&plan.Spec, rightsOf(c.Invoker))
+	view := host.NewView(&plan.Spec, func(f func() error) error { return asRoot(c.Invoker, f) })
 	lookup := host.Lookup{
 		Path: pathOf(&plan.Spec), Dir: plan.Spec.Command.Dir,
 		CallerPath: c.Environ["PATH"], CallerDir: c.Dir,
 	}
-	name, err := view.Command(string(c.Argv[0]), lookup)
-	if err == nil {
-		err = view.Script(c.Argv, lookup)
-	}
+	err := asInvoker(c.Invoker, func() (err error) {
+		if plan.Spec.Command.Path, err = view.Command(string(c.Argv[0]), lookup); err == nil {
+			err = view.Script(c.Argv, lookup)
+		}
+		return err
+	})
 	var visible *host.VisibleError
 	if errors.As(err, &visible) {
 		return &statusError{visible.Status, err}
 	}
-	plan.Spec.Command.Path = name
 	return err
 }
 

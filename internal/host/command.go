@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -162,6 +164,9 @@ func (v View) withoutInterpreter(name, interpreter string, hidden *hiddenError) 
 // PT_INTERP; empty: none. What cannot be read is left to execve to refuse.
 func interpreterOf(source place) (interpreter, argument string, err error) {
 	f, err := source.open()
+	if errors.Is(err, fs.ErrPermission) {
+		return "", "", nil // it may be executed all the same: execve tells
+	}
 	if err != nil {
 		return "", "", notExecutable("cannot execute %q: %v", source.path, err)
 	}

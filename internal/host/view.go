@@ -15,18 +15,23 @@ import (
 // guards nothing: files may change until the command starts.
 type View struct {
 	mounts []spec.Mount
-	// callers are the rights of who called, to all that their command line names. The
-	// errors of a View say what is where.
+	// callers are the rights of who called, to all that their command line names: those
+	// of the calling thread. The errors of a View say what is where.
 	callers rights
+	// roots are those with which the mounts of root's profiles are opened.
+	roots rights
+	// reached are the sources of mounts, and whether who called gets as far by themselves.
+	reached map[string]bool
 }
 
 // rights calls a function with certain rights to files, and returns its error.
 type rights func(func() error) error
 
-// NewView makes the view of a plan's mounts. callers are the rights with which the
-// sources of those mounts are opened that the invoker asks for.
-func NewView(s *spec.Spec, callers func(func() error) error) View {
-	return View{mounts: s.Mounts, callers: callers}
+// NewView makes the view of a plan's mounts, for a thread with the rights of who called.
+// roots are the rights with which the sources of those mounts are opened that root's
+// profiles ask for.
+func NewView(s *spec.Spec, roots func(func() error) error) View {
+	return View{mounts: s.Mounts, callers: ownRights, roots: roots, reached: map[string]bool{}}
 }
 
 func ownRights(f func() error) error { return f() }
@@ -169,11 +174,24 @@ func (v View) source(name string) (place, bool) {
 		return place{}, false
 	}
 	m := v.mounts[best]
-	source := place{ownRights, path.Join(m.Source, strings.TrimPrefix(name, m.Target))}
-	if m.AsOwner {
-		source.rights = v.callers
+	source := v.named(path.Join(m.Source, strings.TrimPrefix(name, m.Target)))
+	if !m.AsOwner && !v.reaches(m.Source) {
+		source.rights = v.roots
 	}
 	return source, true
+}
+
+// reaches tells whether who called gets to a mount's source without root's profile. Then
+// what lies below it is looked at as they, and the command, could: not everything below
+// /usr is for all.
+func (v View) reaches(source string) bool {
+	reached, known := v.reached[source]
+	if !known {
+		_, err := v.named(source).lstat()
+		reached = err == nil
+		v.reached[source] = reached
+	}
+	return reached
 }
 
 func (v View) isMountPoint(name string) bool {

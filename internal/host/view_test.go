@@ -102,7 +102,7 @@ func TestCommandThatOnlyTheHostHas(t *testing.T) {
 	if err := os.WriteFile(bin+"/needs", []byte("#!"+hidden+"/secret\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	view := View{[]spec.Mount{{Kind: spec.BindReadOnly, Source: bin, Target: bin}}, ownRights}
+	view := NewView(&spec.Spec{Mounts: []spec.Mount{{Kind: spec.BindReadOnly, Source: bin, Target: bin}}}, ownRights)
 	add := "add \"" + hidden + "\" to filesystem.immutable_paths"
 	for _, c := range []struct {
 		name, argv0 string
@@ -138,14 +138,14 @@ func TestELFInterpreter(t *testing.T) {
 	}
 	dir := filepath.Dir(sh)
 	bound := spec.Mount{Kind: spec.BindReadOnly, Source: dir, Target: dir}
-	if _, err := (View{[]spec.Mount{bound}, ownRights}).Command(sh, Lookup{}); err == nil || !strings.Contains(err.Error(), `its interpreter "`+loader) {
+	if _, err := NewView(&spec.Spec{Mounts: []spec.Mount{bound}}, ownRights).Command(sh, Lookup{}); err == nil || !strings.Contains(err.Error(), `its interpreter "`+loader) {
 		t.Errorf("without it: %v", err)
 	}
 	all := []spec.Mount{bound}
 	for _, dir := range []string{"/lib", "/lib64", "/usr"} {
 		all = append(all, spec.Mount{Kind: spec.BindReadOnly, Source: dir, Target: dir})
 	}
-	if got, err := (View{all, ownRights}).Command(sh, Lookup{}); err != nil || got != sh {
+	if got, err := NewView(&spec.Spec{Mounts: all}, ownRights).Command(sh, Lookup{}); err != nil || got != sh {
 		t.Errorf("with it: %q, %v", got, err)
 	}
 }
@@ -203,11 +203,14 @@ func TestRightsOfTheInvoker(t *testing.T) {
 	denied := func(func() error) error { return fs.ErrPermission }
 	bin := filepath.Join(root, "usr/bin")
 	mount := spec.Mount{Kind: spec.BindReadOnly, Source: bin, Target: "/bin"}
-	if got, err := (View{[]spec.Mount{mount}, denied}).Command("tool", Lookup{Path: "/bin"}); err != nil || got != "/bin/tool" {
+	view := NewView(&spec.Spec{Mounts: []spec.Mount{mount}}, ownRights)
+	view.callers = denied
+	if got, err := view.Command("tool", Lookup{Path: "/bin"}); err != nil || got != "/bin/tool" {
 		t.Errorf("root's mount: %q, %v", got, err)
 	}
 	mount.AsOwner = true
-	view := View{[]spec.Mount{mount}, denied}
+	view = NewView(&spec.Spec{Mounts: []spec.Mount{mount}}, ownRights)
+	view.callers = denied
 	for _, c := range []struct {
 		argv0 string
 		l     Lookup
@@ -222,5 +225,23 @@ func TestRightsOfTheInvoker(t *testing.T) {
 	}
 	if err := view.Script([][]byte{[]byte("sh"), []byte(bin + "/tool")}, Lookup{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Nor does root's mount of what all get to, such as /usr, show them what is closed in it.
+func TestClosedBelowWhatAllReach(t *testing.T) {
+	_, root := someHost(t)
+	bin := filepath.Join(root, "usr/bin")
+	reached := 0
+	onlyTheMount := func(f func() error) error {
+		if reached++; reached == 1 {
+			return f()
+		}
+		return fs.ErrPermission
+	}
+	view := NewView(&spec.Spec{Mounts: []spec.Mount{{Kind: spec.BindReadOnly, Source: bin, Target: "/bin"}}}, ownRights)
+	view.callers = onlyTheMount
+	if _, err := view.Command("/bin/tool", Lookup{}); err == nil || err.Error() != `cannot find "/bin/tool"` {
+		t.Errorf("%v", err)
 	}
 }
