@@ -213,7 +213,26 @@ func (p *pasta) hasRoutes() bool {
 	dir := fmt.Sprintf("/proc/%d/net/", p.init)
 	four, _ := readKernelFile(dir + "route")
 	six, _ := readKernelFile(dir + "ipv6_route")
-	return (!p.ipv4 || hasDefault4(four)) && (!p.ipv6 || hasDefault6(six))
+	addresses, _ := readKernelFile(dir + "if_inet6")
+	return (!p.ipv4 || hasDefault4(four)) && (!p.ipv6 || hasDefault6(six) && hasAddress6(addresses))
+}
+
+// hasAddress6 looks in /proc/net/if_inet6 for a global address that can be used: none is
+// until the kernel has found nobody else with it (IFA_F_TENTATIVE), and what is sent
+// meanwhile waits for a second.
+func hasAddress6(text string) bool {
+	const global = "00"
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[3] != global || f[5] == "lo" {
+			continue
+		}
+		flags, err := strconv.ParseUint(f[4], 16, 32)
+		if err == nil && flags&unix.IFA_F_TENTATIVE == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // hasDefault4 looks for the destination 0.0.0.0 in /proc/net/route, behind an

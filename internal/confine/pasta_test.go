@@ -32,3 +32,19 @@ func TestDefaultRoutes(t *testing.T) {
 		}
 	}
 }
+
+func TestUsableAddress(t *testing.T) {
+	const lo = "00000000000000000000000000000001 01 80 10 80       lo\n"
+	for text, want := range map[string]bool{
+		"": false,
+		lo: false,
+		lo + "fe80000000000000d8a9f6fffe3bc5e1 02 40 20 80     eth0\n": false, // of the link
+		lo + "fd7075720ad500000000000000000002 02 40 00 c0     eth0\n": false, // tentative
+		lo + "fd7075720ad500000000000000000002 02 40 00 80     eth0\n": true,
+		lo + "fd7075720ad500000000000000000002 02 40 00 82     eth0\n": true, // without the look for others
+	} {
+		if got := hasAddress6(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
