@@ -206,15 +206,17 @@ func TestEndWhileInitHangs(t *testing.T) {
 	}
 }
 
-// dropIn lets a test change a line of every unit of Purple's, as an administrator can.
+// dropIn lets a test change a line of every unit of the profile plain, as an administrator
+// can. One for all of Purple's would hold for the unit that a VM runs the suite in as well.
 func dropIn(t *testing.T) func(line string) {
 	t.Helper()
-	t.Cleanup(func() { sh(t, "rm -r /run/systemd/{system,user}/purple-.service.d; systemctl daemon-reload") })
+	const dirs = "/run/systemd/{system,user}/purple-plain-.service.d"
+	t.Cleanup(func() { sh(t, "rm -r "+dirs+"; systemctl daemon-reload") })
 	return func(line string) {
 		t.Helper()
-		sh(t, `for manager in system user; do
-mkdir -p /run/systemd/$manager/purple-.service.d
-printf '[Service]\n`+line+`\n' > /run/systemd/$manager/purple-.service.d/changed.conf
+		sh(t, "for dir in "+dirs+`; do
+mkdir -p $dir
+printf '[Service]\n`+line+`\n' > $dir/changed.conf
 done
 systemctl daemon-reload`)
 	}
